@@ -1,0 +1,1 @@
+"""How are many cases executed? Plan, kernels, executor, ledger."""

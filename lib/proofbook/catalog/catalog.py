@@ -1,0 +1,146 @@
+"""Reads ``params/`` into a :class:`Catalog`. Imports neither torch nor transformers: planning must be instant."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from proofbook.catalog.schema import Category, Entry, Model, Suite, Target, Tolerance
+from proofbook.paths import params_dir
+
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Entry)
+
+
+class ParamsError(ValueError):
+    """A file of ``params/`` that can't be used; the message names the file, the key and what is allowed."""
+
+
+class UnknownName(LookupError):
+    """A name that the catalog does not have; the message lists what it has, the nearest first."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        guess = f" Did you mean {' or '.join(near)}?" if near else ""
+        listed = ", ".join(known) if len(known) <= 30 else f"`proofbook list {kind}s` shows all {len(known)}"
+        super().__init__(f"unknown {kind} {name!r}.{guess} Known: {listed}")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything that ``params/`` says, by name."""
+
+    models: Mapping[str, Model]
+    targets: Mapping[str, Target]
+    suites: Mapping[str, Suite]
+    tolerances: Mapping[str, Tolerance]
+
+    def model(self, name: str) -> Model:
+        """The model of that name. Raises :class:`UnknownName`."""
+        return _named("model", name, self.models)
+
+    def target(self, name: str) -> Target:
+        """The target of that name. Raises :class:`UnknownName`."""
+        return _named("target", name, self.targets)
+
+    def suite(self, name: str) -> Suite:
+        """The suite of that name. Raises :class:`UnknownName`."""
+        return _named("suite", name, self.suites)
+
+
+@cache
+def load_catalog(folder: Path | None = None) -> Catalog:
+    """Read and check every file of ``params/``.
+
+    Args:
+        folder: another folder of the same shape; the workbook's own by default.
+
+    Raises:
+        ParamsError: a file is missing, is not YAML, or says something that is not allowed.
+    """
+    folder = folder or params_dir()
+    models: dict[str, Model] = {}
+    for category in Category:
+        path = folder / "models" / f"{category}.yaml"
+        for name, model in _entries(path, "models", Model, category=category).items():
+            if name in models:
+                raise ParamsError(f"{path}: model {name!r} is already in {models[name].category}.yaml")
+            models[name] = model
+    targets = _entries(folder / "targets.yaml", "targets", Target)
+    suites = _entries(folder / "suites.yaml", "suites", Suite)
+    for suite in suites.values():
+        for case in suite.cases:
+            if case.model not in models:
+                raise ParamsError(
+                    f"{folder / 'suites.yaml'}: suites.{suite.name}.cases: {UnknownName('model', case.model, models)}"
+                )
+    tolerances = _entries(folder / "tolerances.yaml", "tolerances", Tolerance, key="dtype")
+    return Catalog(models, targets, suites, tolerances)
+
+
+def _named(kind: str, name: str, table: Mapping[str, T]) -> T:
+    try:
+        return table[name]
+    except KeyError:
+        raise UnknownName(kind, name, table) from None
+
+
+def _entries(path: Path, top: str, kind: type[E], key: str = "name", **common: Any) -> dict[str, E]:
+    """The entries of one file: a mapping under ``top``, whose keys become the field ``key``."""
+    content = _read_yaml(path)
+    if not isinstance(content, dict) or list(content) != [top] or not isinstance(content[top], dict):
+        raise ParamsError(f"{path}: must hold one mapping, {top!r}, of names to entries")
+    entries: dict[str, E] = {}
+    for name, fields in content[top].items():
+        if not isinstance(fields, dict):
+            raise ParamsError(f"{path}: {top}.{name}: must be a mapping, is {fields!r}")
+        try:
+            entries[name] = kind.model_validate({key: name, **common, **fields})
+        except ValidationError as error:
+            raise ParamsError(f"{path}: {_explain(error, f'{top}.{name}', kind)}") from None
+    return entries
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice in one mapping is an error: the first would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
+    lines = []
+    for problem in error.errors():
+        at = ".".join([where, *map(str, problem["loc"])])
+        if problem["type"] == "extra_forbidden":
+            allowed = sorted(field.alias or name for name, field in kind.model_fields.items())
+            lines.append(f"{at}: unknown key; allowed: {', '.join(allowed)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{at}: missing")
+        else:
+            lines.append(f"{at}: {problem['msg']}; got {problem['input']!r}")
+    return "; ".join(lines)

@@ -1,0 +1,148 @@
+"""The shape of the YAML files in ``params/``: one pydantic model an entry, so that a wrong key or value is named."""
+
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Reason = Annotated[str, StringConstraints(min_length=10)]
+
+
+class Category(StrEnum):
+    """One notebook and one file of ``params/models/`` each."""
+
+    ENCODER_ONLY = "encoder-only"
+    DECODER_ONLY = "decoder-only"
+    ENCODER_DECODER = "encoder-decoder"
+    VISION = "vision"
+    VISION_TEXT = "vision-text"
+    SPEECH = "speech"
+    MULTIMODAL = "multimodal"
+
+
+class Weights(StrEnum):
+    """Where the parameters of a case come from."""
+
+    TINY = "tiny"  # random, seeded, from a shrunk configuration; no download
+    LOCAL = "local"  # a folder with a checkpoint
+    HUB = "hub"  # the checkpoint itself, through huggingface_hub and its cache
+
+
+class Entry(BaseModel):
+    """Base of all entries: unknown keys are refused, and entries never change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class KnownFault(Entry):
+    """A fault that is expected to show, until it is mended or the date passes.
+
+    While it shows, the check's verdict is ``xfail``; when it no longer shows, ``xpass``; after ``expires`` the
+    entry has no effect any more.
+    """
+
+    check: str
+    targets: tuple[Name, ...] | Literal["all"] = "all"
+    reason: Reason
+    issue: Annotated[str, StringConstraints(pattern=r"^https?://")]
+    expires: date
+
+
+class Exception_(Entry):
+    """What the general rule for tiny models gets wrong for one model, and why.
+
+    ``config`` is laid over the shrunk configuration (nested mappings reach sub-configurations); ``tokenizer``
+    and ``processor`` name a class of transformers where the automatic mapping has none or the wrong one;
+    ``inputs`` is laid over the options of the model's task (see ``subject/tasks.py``).
+    """
+
+    reason: Reason
+    config: dict[str, Any] = {}
+    tokenizer: str | None = None
+    processor: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.config or self.tokenizer or self.processor or self.inputs):
+            raise ValueError("an exception needs one of: config, tokenizer, processor, inputs")
+        return self
+
+
+class Model(Entry):
+    """A tracked model: an architecture, the class and task it is validated through, and its checkpoint."""
+
+    name: Name
+    category: Category
+    model_type: str
+    model_class: str = Field(alias="class")
+    task: str
+    hub_id: str
+    # how the checkpoint's configuration differs from the defaults of its configuration class
+    config: dict[str, Any] = {}
+    # other requirements than those of proofbook itself: "transformers<5", "diffusers", "detectron2"
+    needs: tuple[str, ...] = ()
+    # False for an entry beyond the tracked list
+    tracked: bool = True
+    # a folder for weights=local: a path, or package://IMPORT_NAME/PATH inside an installed package
+    local: str | None = None
+    tiny: Exception_ | None = None
+    known_faults: tuple[KnownFault, ...] = ()
+
+
+class Target(Entry):
+    """A hardware target: device × runtime × dtype."""
+
+    name: Name
+    device: Literal["cpu", "cuda", "rocm", "mps", "xpu"]
+    runtime: Literal["eager"] = "eager"
+    dtype: Literal["float32", "float16", "bfloat16"]
+    description: str
+
+
+class SuiteCase(Entry):
+    """One line of a suite's ``cases``: a model, and the weights it runs with."""
+
+    model: Name
+    weights: Weights = Weights.TINY
+
+
+class Suite(Entry):
+    """A named set of cases: the cases of each model or category named, on every target asked for."""
+
+    name: Name
+    description: str
+    cases: tuple[SuiteCase, ...] = ()
+    categories: tuple[Category, ...] = ()
+    # seconds a case may take before it is a timeout
+    time_limit: float = Field(default=300, gt=0)
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if not (self.cases or self.categories):
+            raise ValueError("a suite needs cases or categories")
+        return self
+
+
+class Tolerance(Entry):
+    """How far a target's outputs in one dtype may lie from float64 truth.
+
+    With ``eps`` the machine epsilon of the dtype, ``scale`` the RMS of the true output, and ``floor`` the error
+    of eager attention in the same dtype on the CPU, the error allowed is
+    ``clip(multiple * floor, smallest * eps * scale, largest * eps * scale)``, for the RMSE, the worst row and
+    the worst element each by its own floor.
+    """
+
+    dtype: Literal["float64", "float32", "float16", "bfloat16"]
+    multiple: float = Field(gt=0)
+    smallest: float = Field(gt=0)
+    largest: float = Field(gt=0)
+    reason: Reason
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.largest < self.smallest:
+            raise ValueError(f"largest ({self.largest}) is below smallest ({self.smallest})")
+        return self

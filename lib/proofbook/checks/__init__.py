@@ -1,0 +1,1 @@
+"""Is it right? One module per family of checks."""

@@ -1,0 +1,1 @@
+"""What came out? The summary, the site, JUnit and Markdown."""

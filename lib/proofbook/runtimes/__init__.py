@@ -1,0 +1,1 @@
+"""How a target executes a model."""

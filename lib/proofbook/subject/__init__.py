@@ -1,0 +1,1 @@
+"""What is under test: tiny configurations, weights, processors and inputs."""

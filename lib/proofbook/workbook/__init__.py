@@ -1,0 +1,1 @@
+"""What a notebook holds: the case object, its displays and its scraps."""

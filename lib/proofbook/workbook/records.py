@@ -1,0 +1,78 @@
+"""The rows of the ledger, as a notebook glues them and as ``ledger/*.parquet`` holds them."""
+
+from pathlib import PurePosixPath
+
+from pydantic import BaseModel, ConfigDict
+
+from proofbook.catalog import Category, Weights
+from proofbook.verdict import Verdict
+
+
+class Record(BaseModel):
+    """Base of both rows: plain JSON values, None for what was not observed."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
+
+
+class CheckRecord(Record):
+    """One check of one case."""
+
+    case: str
+    check: str
+    family: str
+    verdict: Verdict
+    seconds: float | None = None
+    # the figure that was judged and the bound it was held against, in words where they are not one number
+    observed: str | None = None
+    allowed: str | None = None
+    detail: str = ""
+
+
+class CaseRecord(Record):
+    """One planned case. Times in seconds unless the name says otherwise; memory in MB (10^6 bytes)."""
+
+    run: str = ""
+    case: str
+    model: str
+    model_type: str
+    category: Category
+    target: str
+    weights: Weights
+    task: str
+    verdict: Verdict
+    reason: str = ""
+    checks: int = 0
+    failed: int = 0
+    seconds: float | None = None
+    load_s: float | None = None
+    first_s: float | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    throughput: float | None = None
+    throughput_unit: str | None = None
+    peak_mb: float | None = None
+    parameters: int | None = None
+    parameters_full: int | None = None
+    seed: int | None = None
+    input_hash: str | None = None
+    # relative to the run's folder, with forward slashes
+    notebook: str = ""
+    rerun: str = ""
+    versions: dict[str, str] = {}
+
+
+def case_id(model: str, target: str, weights: Weights) -> str:
+    """The name of a case, unique in a run: ``vit@cpu``; with other than tiny weights ``vit.hub@cpu``."""
+    variant = "" if weights is Weights.TINY else f".{weights}"
+    return f"{model}{variant}@{target}"
+
+
+def notebook_path(category: Category, case: str) -> PurePosixPath:
+    """Where the executed notebook of a case lies in its run's folder."""
+    return PurePosixPath("cases", category, f"{case}.ipynb")
+
+
+def rerun_command(model: str, target: str, weights: Weights, seed: int) -> str:
+    """The exact command that opens the case for debugging."""
+    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}"
