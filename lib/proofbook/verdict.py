@@ -37,3 +37,19 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict of a whole from those of its parts: the first by precedence; ``not-run`` where there are none."""
     found = set(verdicts)
     return next((verdict for verdict in Verdict if verdict in found), Verdict.NOT_RUN)
+
+
+class Blocked(Exception):
+    """Something that a case needs is missing on this machine; its verdict is ``blocked``, never ``fail``.
+
+    Args:
+        name: what is missing, by its name: ``detectron2``, ``cuda``, ``huggingface hub``.
+        cause: what was tried and what came of it.
+        remedy: what the reader can do about it.
+    """
+
+    def __init__(self, name: str, cause: str, remedy: str) -> None:
+        super().__init__(f"{name}: {cause}. {remedy}")
+        self.name = name
+        self.cause = cause
+        self.remedy = remedy
