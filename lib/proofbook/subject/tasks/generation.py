@@ -1,0 +1,5 @@
+"""Tasks on text."""
+
+from proofbook.subject.tasks.task import Task
+
+TASKS: tuple[Task, ...] = ()
