@@ -38,7 +38,10 @@ class Recording:
 def recordings(rate: int | None = None) -> list[Recording]:
     """The recordings, all of different length (1.0 to 1.4 s), at ``rate`` samples a second (their own: 16000)."""
     clips = [_read(*clip) for clip in _CLIPS]
-    return [Recording(resample(c.samples, c.rate, rate or c.rate), rate or c.rate, c.text, c.language) for c in clips]
+    return [
+        Recording(resample(c.samples, c.rate, rate or c.rate), rate or c.rate, c.text, c.language)
+        for c in clips
+    ]
 
 
 def resample(samples: Samples, rate: int, to: int) -> Samples:
