@@ -28,9 +28,7 @@ class Verdict(StrEnum):
         return self in _FELL_SHORT
 
 
-_FELL_SHORT = frozenset(
-    {Verdict.CRASH, Verdict.TIMEOUT, Verdict.ERROR, Verdict.FAIL, Verdict.XPASS, Verdict.NOT_RUN}
-)
+_FELL_SHORT = frozenset({Verdict.CRASH, Verdict.TIMEOUT, Verdict.ERROR, Verdict.FAIL, Verdict.XPASS, Verdict.NOT_RUN})
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:

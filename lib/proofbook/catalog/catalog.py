@@ -13,7 +13,6 @@ from pydantic import BaseModel, ValidationError
 from proofbook.catalog.schema import Category, Entry, Model, Suite, Target, Tolerance
 from proofbook.paths import params_dir
 
-
 T = TypeVar("T")
 E = TypeVar("E", bound=Entry)
 

@@ -1,0 +1,65 @@
+"""Does the model do its task, from raw input to an answer?"""
+
+import torch
+
+from proofbook.catalog import Weights
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.trial import Trial
+from proofbook.verdict import Blocked
+
+
+@check
+def answers(trial: Trial) -> Observation:
+    """The task's post-processing, generation included, gives an answer for every row."""
+    found = trial.answers
+    return Observation(
+        passed=len(found) == len(trial.rows) and all(answer is not None for answer in found),
+        observed=f"{sum(answer is not None for answer in found)} answers",
+        allowed=f"{len(trial.rows)} answers",
+    )
+
+
+@check
+def meaning(trial: Trial) -> Observation:
+    """Sentence embeddings of real weights lie closer for a paraphrase than for an unrelated sentence."""
+    embeddings = _real_embeddings(trial)
+    sentences = {row.text: embedding for row, embedding in zip(trial.rows, embeddings, strict=True)}
+    pairs = trial.task.paraphrases()
+    close = [float(sentences[a] @ sentences[b]) for a, b in pairs]
+    paired = {frozenset(pair) for pair in pairs}
+    apart = [
+        float(sentences[a] @ sentences[b])
+        for a in sentences
+        for b in sentences
+        if a != b and frozenset((a, b)) not in paired
+    ]
+    return Observation(
+        passed=min(close) > max(apart),
+        observed=f"paraphrases {min(close):.3f} or closer, others {max(apart):.3f} at most",
+        allowed="every paraphrase closer than every other pair",
+    )
+
+
+@check
+def published_recipe(trial: Trial) -> Observation:
+    """Sentence embeddings equal those of sentence-transformers: mean pooling over the mask, then length one."""
+    embeddings = _real_embeddings(trial)
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        remedy = 'pip install "proofbook[minilm]" installs it'
+        raise Blocked("sentence-transformers", str(error), remedy) from error
+    published = SentenceTransformer(str(trial.folder), device="cpu", model_kwargs={"dtype": trial.target.dtype})
+    expected = torch.as_tensor(published.encode([row.text for row in trial.rows], normalize_embeddings=True))
+    error = float((embeddings - expected).abs().max())
+    allowed = trial.tolerance.smallest * torch.finfo(getattr(torch, trial.target.dtype)).eps
+    return Observation(error <= allowed, f"{error:.3g} apart at most", f"{allowed:.3g}")
+
+
+def _real_embeddings(trial: Trial) -> torch.Tensor:
+    """Unit embeddings, rows × hidden size, in float32."""
+    if trial.spec.task != "sentence-similarity":
+        raise NotApplicable(f"the task is {trial.spec.task}, not sentence-similarity")
+    if trial.weights is Weights.TINY:
+        raise NotApplicable("random weights mean nothing")
+    return torch.stack([torch.as_tensor(embedding, dtype=torch.float32) for embedding in trial.answers])

@@ -1,0 +1,82 @@
+"""Does a row's answer depend on the company it keeps?"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from proofbook.checks.compare import Comparison, compare
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.trial import Trial
+
+
+@check
+def batch_matches_single(trial: Trial) -> Observation:
+    """Each row alone gives what it gives in the batch, the padding of the batch kept."""
+    size = len(trial.rows)
+    if not sliceable(trial.inputs, size):
+        raise NotApplicable("the inputs of several rows are packed into one tensor, so a row can't be cut out of them")
+    comparisons: list[Comparison] = []
+    for row in range(size):
+        single = trial.run(slice_row(trial.inputs, row))
+        comparisons += compare_row(trial, row, size, single)
+    if not comparisons:
+        raise NotApplicable("no output has one entry a row")
+    worst = max(comparisons, key=lambda one: one.ratio)
+    failed = [one for one in comparisons if not one.passed]
+    return Observation(
+        passed=not failed,
+        observed=f"{worst.ratio:.3g} of the error allowed, in {worst.name}",
+        allowed=f"1 in each of {size} rows",
+        detail="; ".join(f"{one.name}: {one.broken}" for one in failed[:3]),
+        comparisons=tuple(comparisons),
+    )
+
+
+def sliceable(inputs: Mapping[str, Any], size: int) -> bool:
+    """Whether each input tensor has one entry a row."""
+    return all(
+        isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == size
+        for value in inputs.values()
+        if not isinstance(value, bool | int | float | str | None)
+    )
+
+
+def slice_row(inputs: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """The inputs of one row, as a batch of one."""
+    return {name: value[row : row + 1] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
+
+
+def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Tensor]) -> list[Comparison]:
+    """Hold a row's outputs alone against its part of the batch's outputs, where they have one entry a row."""
+    comparisons = []
+    for name, together in trial.outputs.items():
+        alone = single.get(name)
+        if alone is None or not together.dim() or together.shape[0] != size or alone.shape[0] != 1:
+            continue
+        part, reference = (
+            _row_of(together, row, size, alone),
+            _row_of(trial.floor.get(name), row, size, alone),
+        )
+        truth = trial.truth.outputs.get(name)
+        true = _row_of(truth, row, size, alone)
+        if part is None:
+            continue
+        # both sides carry rounding of their own: the floor of the batch bounds what may lie between them
+        shifted = (
+            part + (reference - true)
+            if reference is not None and true is not None and part.is_floating_point()
+            else None
+        )
+        comparisons.append(compare(f"{name}, row {row}", alone[0], part, trial.tolerance, shifted))
+    return comparisons
+
+
+def _row_of(tensor: torch.Tensor | None, row: int, size: int, alone: torch.Tensor) -> torch.Tensor | None:
+    """Row ``row`` of a batch's output; a square of rows × rows (similarities) gives its diagonal entry."""
+    if tensor is None or not tensor.dim() or tensor.shape[0] != size:
+        return None
+    part = tensor[row]
+    if part.shape != alone.shape[1:] and part.dim() and part.shape[0] == size and alone.shape[1] == 1:
+        part = part[row : row + 1]
+    return part if part.shape == alone.shape[1:] else None

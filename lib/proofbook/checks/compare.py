@@ -1,0 +1,168 @@
+"""How far outputs lie from what they should be, and whether that is near enough."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from proofbook.catalog import Tolerance
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The distance between two tensors in three norms, in the tensors' own unit.
+
+    ``row`` is the largest RMSE of a row, a row being a vector along the last dimension; ``at`` is the index
+    of the worst element.
+    """
+
+    rmse: float
+    row: float
+    element: float
+    at: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output tensor held against another."""
+
+    name: str
+    shape: tuple[int, ...]
+    passed: bool
+    # empty when passed; else which rule was broken, in words
+    broken: str
+    errors: Errors | None = None
+    allowed: Errors | None = None
+    scale: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The worst of the three errors as a share of what is allowed; above 1 fails, infinite where shape or kind differ."""
+        if self.errors is None or self.allowed is None:
+            return 0.0 if self.passed else math.inf
+        pairs = zip(_three(self.errors), _three(self.allowed), strict=True)
+        return max(error / allowed if allowed else (math.inf if error else 0.0) for error, allowed in pairs)
+
+
+def compare(
+    name: str,
+    actual: torch.Tensor,
+    expected: torch.Tensor,
+    tolerance: Tolerance,
+    floor: torch.Tensor | None = None,
+) -> Comparison:
+    """Hold one output against its truth.
+
+    Integers, booleans and infinities must be equal; a NaN or an infinity where truth is finite fails; finite
+    values may differ by the tolerance's formula (:class:`~proofbook.catalog.Tolerance`).
+
+    Args:
+        name: the path of the output.
+        actual: the tensor judged.
+        expected: its truth, of the same shape.
+        tolerance: for the dtype in which ``actual`` was computed.
+        floor: the same output by the reference execution in that dtype; without it only rounding is allowed.
+    """
+    shape = tuple(actual.shape)
+    if shape != tuple(expected.shape):
+        return Comparison(name, shape, False, f"shape {shape}, should be {tuple(expected.shape)}")
+    if not expected.is_floating_point():
+        wrong = int((actual != expected).sum())
+        return Comparison(name, shape, not wrong, f"{wrong} of {actual.numel()} values differ" if wrong else "")
+    actual, expected = _standard(actual, tolerance), _standard(expected, tolerance)
+    broken = _unlike(actual, expected)
+    if broken:
+        return Comparison(name, shape, False, broken)
+    finite = torch.isfinite(expected)
+    errors = _errors(actual, expected, finite)
+    scale = _rms(expected[finite])
+    allowed = _allowed(
+        tolerance,
+        scale,
+        _errors(_standard(floor, tolerance), expected, finite) if floor is not None else None,
+    )
+    over = [
+        f"{norm} {error:.3g} > {bound:.3g}"
+        for norm, error, bound in zip(
+            ("RMSE", "worst row", "worst element"), _three(errors), _three(allowed), strict=True
+        )
+        if not error <= bound
+    ]
+    return Comparison(name, shape, not over, "; ".join(over), errors, allowed, scale)
+
+
+def compare_all(
+    actual: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    tolerance: Tolerance,
+    floor: Mapping[str, torch.Tensor] | None = None,
+) -> list[Comparison]:
+    """Hold every output against its truth; an output that only one side has fails."""
+    comparisons = []
+    for name in [*expected, *(name for name in actual if name not in expected)]:
+        if name not in actual or name not in expected:
+            tensor = expected[name] if name in expected else actual[name]
+            side = "missing" if name in expected else "not in truth"
+            comparisons.append(Comparison(name, tuple(tensor.shape), False, side))
+        else:
+            reference = floor.get(name) if floor else None
+            comparisons.append(compare(name, actual[name], expected[name], tolerance, reference))
+    return comparisons
+
+
+def _standard(tensor: torch.Tensor, tolerance: Tolerance) -> torch.Tensor:
+    """In float64 on the CPU, with the fill value of masks (the lowest finite value of a dtype) as an infinity."""
+    wide = tensor.to("cpu", torch.float64)
+    if not tensor.is_floating_point():
+        return wide
+    # the narrower of both sides decides: truth in float64 masks with the lowest float64
+    mask = torch.finfo(getattr(torch, tolerance.dtype)).max / 2
+    return torch.where(wide.abs() >= mask, wide.sign() * math.inf, wide)
+
+
+def _unlike(actual: torch.Tensor, expected: torch.Tensor) -> str:
+    """What differs in kind: NaN or infinity on one side only."""
+    for kind, test in (("NaN", torch.isnan), ("infinite", torch.isinf)):
+        wrong = int((test(actual) & ~test(expected)).sum())
+        if wrong:
+            return f"{wrong} of {actual.numel()} values are {kind} where truth is not"
+    if not torch.equal(actual.isfinite(), expected.isfinite()):
+        return "finite where truth is not"
+    infinite = expected.isinf()
+    if not torch.equal(actual[infinite], expected[infinite]):
+        return "infinities of the wrong sign"
+    return ""
+
+
+def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) -> Errors:
+    difference = torch.where(finite, (actual - expected).abs(), 0.0)
+    difference = torch.nan_to_num(difference, nan=math.inf)
+    if difference.numel() == 0:
+        return Errors(0.0, 0.0, 0.0, ())
+    rows = difference.reshape(-1, difference.shape[-1]) if difference.dim() else difference.reshape(1, 1)
+    worst = int(difference.argmax())
+    at = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), difference.shape))
+    return Errors(
+        rmse=_rms(difference),
+        row=float(rows.square().mean(dim=-1).sqrt().max()),
+        element=float(difference.max()),
+        at=at,
+    )
+
+
+def _allowed(tolerance: Tolerance, scale: float, floor: Errors | None) -> Errors:
+    eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
+    low, high = tolerance.smallest * eps * scale, tolerance.largest * eps * scale
+    bounds = [
+        min(max(tolerance.multiple * error, low), high) for error in (_three(floor) if floor else (0.0, 0.0, 0.0))
+    ]
+    return Errors(*bounds, at=())
+
+
+def _three(errors: Errors) -> tuple[float, float, float]:
+    return errors.rmse, errors.row, errors.element
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt()) if values.numel() else 0.0

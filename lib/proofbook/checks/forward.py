@@ -1,0 +1,85 @@
+"""Does a forward call give what its class documents, on the target, and the same each time?"""
+
+import torch
+
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.shapes import documented_shapes
+from proofbook.checks.trial import Trial
+
+
+@check
+def finite(trial: Trial) -> Observation:
+    """Every output value is finite, or masked with an infinity where truth is as well."""
+    wrong = {}
+    for name, tensor in trial.outputs.items():
+        true = trial.truth.outputs.get(name)
+        allowed = ~true.isfinite() if true is not None and true.shape == tensor.shape else False
+        count = int((~tensor.isfinite() & ~torch.as_tensor(allowed)).sum())
+        if count or tensor.isnan().any():
+            wrong[name] = count
+    total = sum(tensor.numel() for tensor in trial.outputs.values())
+    return Observation(
+        passed=bool(trial.outputs) and not wrong,
+        observed=f"{sum(wrong.values())} of {total} values are NaN or infinite",
+        allowed="0",
+        detail="; ".join(f"{count} in {name}" for name, count in wrong.items()),
+    )
+
+
+@check
+def output_shapes(trial: Trial) -> Observation:
+    """Outputs have the shapes that the model class documents for these inputs and this configuration."""
+    documented = documented_shapes(trial.spec.model_class, trial.config, trial.inputs)
+    found = {name: tuple(tensor.shape) for name, tensor in trial.outputs.items()}
+    judged = {name: shape for name, shape in documented.items() if name in found}
+    if not judged:
+        raise NotApplicable(f"no documented shape is known for {trial.spec.model_class} ({', '.join(found)})")
+    wrong = {
+        name: shape
+        for name, shape in judged.items()
+        if len(shape) != len(found[name])
+        or any(should is not None and should != size for should, size in zip(shape, found[name], strict=True))
+    }
+    show = {name: "×".join("?" if size is None else str(size) for size in shape) for name, shape in judged.items()}
+    return Observation(
+        passed=not wrong,
+        observed=", ".join(f"{name} {'×'.join(map(str, found[name]))}" for name in judged),
+        allowed=", ".join(f"{name} {shape}" for name, shape in show.items()),
+        detail=f"wrong: {', '.join(wrong)}" if wrong else "",
+    )
+
+
+@check
+def deterministic(trial: Trial) -> Observation:
+    """Two calls with the same inputs in eval mode give the same bits."""
+    again = trial.run()
+    differing = [
+        name
+        for name, tensor in trial.outputs.items()
+        if name not in again or not torch.equal(tensor.nan_to_num(), again[name].nan_to_num())
+    ]
+    return Observation(
+        passed=not differing,
+        observed=f"{len(differing)} of {len(trial.outputs)} outputs differ",
+        allowed="0",
+        detail=", ".join(differing[:5]),
+    )
+
+
+@check
+def ran_on_target(trial: Trial) -> Observation:
+    """Every operator's result lies on the target's device: no part falls back to another in silence."""
+    device = trial.session.device.type
+    elements = trial.session.placement(trial.inputs).elements
+    total = sum(elements.values())
+    shares = {f"{where} {dtype}": count / total for (where, dtype), count in sorted(elements.items())}
+    floating = sum(
+        count for (where, dtype), count in elements.items() if where == device and dtype == trial.target.dtype
+    )
+    away = sum(count for (where, _), count in elements.items() if where not in (device, "meta"))
+    return Observation(
+        passed=away == 0 and floating > 0,
+        observed=f"{away} of {total} elements computed elsewhere, {floating} in {trial.target.dtype}",
+        allowed=f"0 elsewhere than {device}, more than 0 in {trial.target.dtype}",
+        detail=", ".join(f"{share:.1%} {key}" for key, share in shares.items()),
+    )

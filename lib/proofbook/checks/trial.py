@@ -1,0 +1,167 @@
+"""What a check is given: one model, made ready on one target, with its inputs, its outputs and their truth."""
+
+import hashlib
+import tempfile
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten_with_path
+
+from proofbook.catalog import Model, Target, Tolerance, Weights
+from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, truth_of
+from proofbook.measure.latency import Latency, time_calls
+from proofbook.measure.memory import peak_mb
+from proofbook.runtimes import Session, runtime_of
+from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, load_processor
+from proofbook.subject.tasks import task_named
+from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
+
+# seconds spent on timed calls at most
+TIMING_BUDGET_S = 1.5
+
+
+class Trial:
+    """One model on one target. Every attribute is made when it is first asked for, and kept.
+
+    Nothing is hidden between them: to try another input, pass it to :meth:`run`; to try another model, to
+    :meth:`run_with`.
+    """
+
+    def __init__(
+        self, spec: Model, target: Target, weights: Weights, seed: int, tolerance: Tolerance, local: str = ""
+    ) -> None:
+        self.spec = spec
+        self.target = target
+        self.weights = weights
+        self.seed = seed
+        self.tolerance = tolerance
+        self.local = local
+        self._scratch = tempfile.TemporaryDirectory(prefix="proofbook-")
+
+    @cached_property
+    def folder(self) -> Path:
+        """The checkpoint: written from the seed, given by a person, or downloaded."""
+        return checkpoint_folder(self.spec, self.weights, self.seed, Path(self._scratch.name), self.local)
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The model as ``from_pretrained`` gives it in the target's dtype, and which keys went astray."""
+        return load_model(self.spec, self.folder, getattr(torch, self.target.dtype))
+
+    @cached_property
+    def load_s(self) -> float:
+        """Seconds to load the checkpoint once more, the files being in the operating system's cache."""
+        start = time.perf_counter()
+        load_model(self.spec, self.folder, getattr(torch, self.target.dtype))
+        return time.perf_counter() - start
+
+    @cached_property
+    def session(self) -> Session:
+        """The model made ready on the target."""
+        return runtime_of(self.target).prepare(self._called(self.loaded.model), self.target)
+
+    @property
+    def model(self) -> Any:
+        """The model, on the target's device once it has run."""
+        return self.loaded.model
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the model."""
+        return self.model.config
+
+    @cached_property
+    def processor(self) -> Any:
+        """What turns raw input into tensors: a tokenizer, an image processor, a feature extractor, or all of them."""
+        return load_processor(self.spec, self.folder)
+
+    @cached_property
+    def task(self) -> Task:
+        """The task through which the model is validated."""
+        return task_named(self.spec.task)
+
+    @cached_property
+    def subject(self) -> Subject:
+        """What the task works with."""
+        return Subject(self.config, self.processor, self.spec.tiny.inputs if self.spec.tiny else {})
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The raw examples of the batch."""
+        return self.task.rows(self.subject)
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        """The batch as the model takes it."""
+        return self.task.encode(self.subject, self.rows)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """The arguments of the forward call."""
+        return self.encoded.inputs
+
+    @cached_property
+    def input_hash(self) -> str:
+        """SHA-256 over every input tensor and its name, the first 16 digits."""
+        digest = hashlib.sha256()
+        for path, leaf in tree_flatten_with_path(self.inputs)[0]:
+            value = (
+                leaf.detach().cpu().contiguous().numpy().tobytes()
+                if isinstance(leaf, torch.Tensor)
+                else repr(leaf).encode()
+            )
+            digest.update(f"{path}".encode() + value)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def outputs(self) -> dict[str, torch.Tensor]:
+        """Every output tensor of the batch on the target, by its path, on the CPU."""
+        return self.run()
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What the outputs should be."""
+        return truth_of(self._called(self.model), self.inputs)
+
+    @cached_property
+    def floor(self) -> dict[str, torch.Tensor]:
+        """The outputs of eager attention in the target's dtype on the CPU."""
+        return floor_outputs(self._called(self.model), self.inputs, getattr(torch, self.target.dtype))
+
+    @cached_property
+    def answers(self) -> list[Any]:
+        """The answer to each row, as a user's pipeline gives it."""
+        with torch.no_grad():
+            torch.manual_seed(CALL_SEED)
+            placed = Encoded(**{**vars(self.encoded), "inputs": self.session.place(self.inputs)})
+            return self.task.answer(self.subject, self.model, self.rows, placed)
+
+    @cached_property
+    def latency(self) -> Latency:
+        """The time of forward calls, inputs already on the device."""
+        placed = self.session.place(self.inputs)
+        return time_calls(lambda: self.session.call(placed), self.session.synchronize, TIMING_BUDGET_S)
+
+    @property
+    def peak_mb(self) -> float:
+        """The most memory taken so far, in MB."""
+        return peak_mb(self.session.device)
+
+    def run(self, inputs: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
+        """Call the model on the target: with these inputs, or with the batch."""
+        torch.manual_seed(CALL_SEED)
+        return self.session.run(self.inputs if inputs is None else inputs)
+
+    def run_with(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Call another model on the target with the batch."""
+        session = runtime_of(self.target).prepare(self._called(model), self.target)
+        torch.manual_seed(CALL_SEED)
+        return session.run(self.inputs)
+
+    def _called(self, model: nn.Module) -> nn.Module:
+        """The module whose forward the task calls: the model itself unless the task names a part."""
+        return model.get_submodule(self.encoded.module)

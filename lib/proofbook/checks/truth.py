@@ -1,0 +1,97 @@
+"""Truth: the same weights and inputs in float64, eager attention, on the CPU; and the noise floor held against it."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from proofbook.runtimes.outputs import flatten
+
+# models draw noise in places even in eval mode (stochastic vocoders, sampled codebooks)
+CALL_SEED = 20261123
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The true outputs, by path, and the rule by which they were had."""
+
+    outputs: dict[str, torch.Tensor]
+    rule: str
+    exact: bool
+
+
+class Float64(TorchFunctionMode):
+    """Computes in float64 what a model's code asks to be computed in float32.
+
+    Models name float32 where a half precision would not do: in norms, softmax and rotary embeddings. In a model
+    of float64 those lines lower the precision instead, so under this mode every mention of float32 means float64.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.float:
+            return args[0].double()
+        raised_args = [torch.float64 if argument is torch.float32 else argument for argument in args]
+        raised = {
+            key: torch.float64 if argument is torch.float32 else argument for key, argument in (kwargs or {}).items()
+        }
+        return func(*raised_args, **raised)
+
+
+def truth_of(model: nn.Module, inputs: Mapping[str, Any]) -> Truth:
+    """Run a copy of the model, its weights as they are, in float64 with eager attention on the CPU.
+
+    Where the model can't run in float64 the truth is eager float32, and the rule says so.
+    """
+    try:
+        outputs = _run(reference_model(model, torch.float64), inputs, torch.float64)
+        return Truth(outputs, "float64, eager attention, CPU", exact=True)
+    except Exception as error:  # any operator may lack float64: the weaker rule is named, not hidden
+        outputs = _run(reference_model(model, torch.float32), inputs, torch.float32)
+        rule = f"float32, eager attention, CPU, because float64 raised {type(error).__name__}: {error}"
+        return Truth(outputs, rule, exact=False)
+
+
+def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The outputs of eager attention in a dtype on the CPU: their distance from truth is the noise floor."""
+    return _run(reference_model(model, dtype), inputs, dtype)
+
+
+def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of the model on the CPU, in a dtype, with eager attention where the architecture lets one choose."""
+    reference = copy.deepcopy(model).to("cpu", dtype).eval()
+    choose = getattr(reference, "set_attn_implementation", None)
+    if choose is not None:
+        choose("eager")
+    return reference
+
+
+def in_dtype(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Copies of the inputs on the CPU, the floating ones in a dtype."""
+
+    def convert(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().clone().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+
+    return dict(tree_map_only(torch.Tensor, convert, dict(inputs)))
+
+
+def computing_in(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """The mode under which a reference model of that dtype runs."""
+    return Float64() if dtype is torch.float64 else nullcontext()
+
+
+def _run(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(dtype):
+        torch.manual_seed(CALL_SEED)
+        return flatten(model(**in_dtype(inputs, dtype)))

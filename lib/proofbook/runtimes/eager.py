@@ -1,0 +1,79 @@
+"""Eager torch on any device that torch knows."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from proofbook.catalog import Target
+from proofbook.runtimes.devices import require_device, synchronize
+from proofbook.runtimes.outputs import flatten
+from proofbook.runtimes.runtime import Placement
+
+
+class EagerRuntime:
+    """Runs the module as it is."""
+
+    def prepare(self, model: nn.Module, target: Target) -> "EagerSession":
+        """Move the model to the target's device; it is expected in the target's dtype."""
+        device = require_device(target.device)
+        return EagerSession(model.to(device), device, getattr(torch, target.dtype))
+
+
+class EagerSession:
+    """A module on its device."""
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+
+    def place(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+            return tensor.detach().clone().to(self.device, dtype)
+
+        return dict(tree_map_only(torch.Tensor, move, dict(inputs)))
+
+    def call(self, placed: Mapping[str, Any]) -> Any:
+        with torch.no_grad():
+            return self.model(**placed)
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        outputs = flatten(self.call(self.place(inputs)))
+        return {name: tensor.cpu() for name, tensor in outputs.items()}
+
+    def placement(self, inputs: Mapping[str, Any]) -> Placement:
+        placed = self.place(inputs)
+        with _Watch() as watch:
+            self.call(placed)
+        return Placement(dict(watch.elements))
+
+    def synchronize(self) -> None:
+        synchronize(self.device)
+
+
+class _Watch(TorchDispatchMode):
+    """Counts the elements that every operator returns, by device and dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: Counter[tuple[str, str]] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and leaf.dim():  # scalars may live on the host
+                key = (leaf.device.type, str(leaf.dtype).removeprefix("torch."))
+                self.elements[key] += leaf.numel()
+        return result
