@@ -1,0 +1,28 @@
+"""Whether the installed libraries are what an entry needs. Imports nothing heavy."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.requirements import Requirement
+
+from proofbook.catalog import Model
+from proofbook.verdict import Blocked
+
+
+def check_needs(spec: Model) -> None:
+    """Hold each of the entry's ``needs`` against what is installed.
+
+    Raises:
+        Blocked: the first that is not met, by its name as the entry writes it.
+    """
+    for need in spec.needs:
+        requirement = Requirement(need)
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            raise Blocked(need, f"{requirement.name} is not installed", f'`pip install "{need}"`') from None
+        if not requirement.specifier.contains(installed, prereleases=True):
+            raise Blocked(
+                need,
+                f"{requirement.name} {installed} is installed",
+                f'`pip install "{need}"`, in an environment of its own',
+            )
