@@ -1,0 +1,170 @@
+"""Image processors: the model's real class in its own default configuration, at the size that the model takes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import transformers
+from scipy.cluster.vq import kmeans2
+from transformers import PreTrainedConfig
+from transformers.models.auto.image_processing_auto import (
+    DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS,
+    IMAGE_PROCESSOR_MAPPING_NAMES,
+)
+from transformers.processing_utils import ImagesKwargs
+from transformers.utils import is_torchvision_available
+
+from proofbook.catalog import Model
+from proofbook.subject.samples.images import photographs
+from proofbook.verdict import Blocked
+
+# pixels; what a network without a fixed size is given: a multiple of 32, the usual stride of its last stage
+FREE_SIDE = 96
+
+# a processor's setting: the names under which configurations hold the same thing
+_SYNONYMS = {
+    "merge_size": ("spatial_merge_size",),
+    "max_image_tiles": ("max_num_tiles",),
+    "ensure_multiple_of": ("patch_size",),
+    "image_seq_length": ("num_image_tokens", "mm_tokens_per_image"),
+}
+
+
+def build_image_processor(spec: Model, config: PreTrainedConfig) -> Any:
+    """The image processor of a model, sized for ``config``.
+
+    Its class is the one of transformers' mapping for the model's type, else for its vision tower's; the entry's
+    ``tiny.processor.image_processor`` (``{class: …, setting: …}``) comes before both.
+
+    Raises:
+        LookupError: transformers maps no image processor to the model.
+        Blocked: the class exists, and its backend isn't installed.
+    """
+    chosen = dict(spec.tiny.processor.get("image_processor", {})) if spec.tiny else {}
+    name = chosen.pop("class", None)
+    cls = _available({"torchvision": name, "pil": f"{name}Pil"} if name else _mapped(spec.model_type, config))
+    return cls(**{**settings(cls, config), **chosen})
+
+
+def has_image_processor(model_type: str) -> bool:
+    """Whether transformers maps an image processor to that model type."""
+    return bool(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type))
+
+
+def settings(cls: Any, config: PreTrainedConfig) -> dict[str, Any]:
+    """What the class's default settings must change into for ``config``: sizes scaled, patches and tiles copied."""
+    defaults = cls().to_dict()
+    accepted = cls.valid_kwargs.__annotations__
+    if "clusters" in accepted:
+        return _palette_settings(config)
+    changed = _areas(config) if "min_pixels" in accepted else _scaled_sizes(defaults, config)
+    for name in accepted:
+        shared = name in ImagesKwargs.__annotations__ and name not in _SYNONYMS
+        value = None if shared else lookup(config, name, *_SYNONYMS.get(name, ()))
+        if value is not None:
+            both = isinstance(defaults.get(name), Mapping) and isinstance(value, int)
+            changed[name] = {"height": value, "width": value} if both else value
+    if defaults.get("apply_ocr"):
+        changed["apply_ocr"] = False  # the sample page comes with its words and boxes
+    return changed
+
+
+def lookup(config: PreTrainedConfig, *names: str) -> Any:
+    """The first of these attributes that ``config`` has a value for, else one of its sub-configurations, the vision
+    ones before the others; None where nothing has one."""
+    for part in sub_configs(config):
+        for name in names:
+            value = getattr(part, name, None)
+            if value is not None:
+                return value
+    return None
+
+
+def image_side(config: PreTrainedConfig) -> tuple[int, int]:
+    """The shorter and the longer side, in pixels, of the images that ``config`` is made for."""
+    size = lookup(config, "image_size", "input_size")
+    if size is None:
+        return FREE_SIDE, FREE_SIDE
+    sides = [size] if isinstance(size, int) else list(size)
+    return min(sides), max(sides)
+
+
+def sub_configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """``config`` itself, then its sub-configurations at any depth, the vision ones before the others."""
+    yield config
+    parts = {name: getattr(config, name, None) for name in config.sub_configs}
+    for name in sorted(parts, key=lambda name: not ("vision" in name or "image" in name)):
+        part = parts[name]
+        if isinstance(part, PreTrainedConfig):
+            yield from sub_configs(part)
+
+
+def _scaled_sizes(defaults: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """Every size of the class, scaled by the one factor that makes its final images as large as ``config`` takes.
+
+    So the proportion of the resize to the crop, and of the shortest to the longest edge, stay those of the class.
+    """
+    sizes = {name: value for name, value in defaults.items() if name.endswith("size") and _is_size(value)}
+    final = next(
+        sizes[name]
+        for name, used in (
+            ("max_image_size", True),
+            ("crop_size", defaults.get("do_center_crop")),
+            ("pad_size", defaults.get("do_pad")),
+            ("size", True),
+        )
+        if used and name in sizes
+    )
+    shorter, longer = image_side(config)
+    if "longest_edge" in final:
+        factor = longer / final["longest_edge"]
+    else:
+        factor = shorter / final.get("height", final.get("shortest_edge"))
+    return {
+        name: {edge: max(1, round(pixels * factor)) for edge, pixels in size.items()}
+        for name, size in sizes.items()
+    }
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and set(value) <= {"height", "width", "shortest_edge", "longest_edge"}
+
+
+def _areas(config: PreTrainedConfig) -> dict[str, Any]:
+    """For processors whose ``size`` bounds the area: images of 2 to 16 merged patches."""
+    unit = lookup(config, "patch_size") * (lookup(config, "spatial_merge_size") or 1)
+    return {"size": {"shortest_edge": 2 * unit**2, "longest_edge": 16 * unit**2}}
+
+
+def _palette_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """For processors that turn pixels into indices of colours: as many pixels as there are positions, and a palette
+    by k-means over the sample photographs, one less than the vocabulary (its last entry starts a sequence)."""
+    side = math.isqrt(int(config.n_positions))
+    pixels = np.concatenate([np.asarray(photo)[::4, ::4].reshape(-1, 3) for photo in photographs()])
+    palette, _ = kmeans2(pixels / 127.5 - 1, int(config.vocab_size) - 1, iter=5, minit="++", seed=0)
+    return {"clusters": palette.astype(np.float32), "size": {"height": side, "width": side}}
+
+
+def _mapped(model_type: str, config: PreTrainedConfig) -> Mapping[str, str | None]:
+    kinds = [model_type, *(part.model_type.removesuffix("_vision_model") for part in sub_configs(config))]
+    for kind in kinds:
+        if has_image_processor(kind):
+            return dict(IMAGE_PROCESSOR_MAPPING_NAMES[kind])
+    raise LookupError(f"transformers {transformers.__version__} maps no image processor to {', '.join(kinds)}")
+
+
+def _available(classes: Mapping[str, str | None]) -> Any:
+    """The class for torchvision where that is installed, else the one for PIL, as transformers' AutoImageProcessor."""
+    prefer_pil = not is_torchvision_available() or classes.get("torchvision") in DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS
+    backends = ("pil", "torchvision") if prefer_pil else ("torchvision", "pil")
+    names = [name for backend in backends if (name := classes.get(backend))]
+    for name in names:
+        cls = getattr(transformers, name, None)
+        if cls is not None and not getattr(cls, "is_dummy", False):
+            return cls
+    raise Blocked(
+        "torchvision",
+        f"none of the image processors {', '.join(names)} can be imported without it",
+        "Install the torchvision that matches the installed torch",
+    )

@@ -1,0 +1,216 @@
+"""Processors: what turns raw input into a model's arguments, built as the checkpoint's own repository would hold it.
+
+A composite (``ProcessorMixin``) where the model has one, else the tokenizer, the image processor or the feature
+extractor alone. Nothing is downloaded: parts come from their classes' defaults and the model's configuration.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import transformers
+from transformers import PreTrainedConfig, ProcessorMixin
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+from proofbook.catalog import Model
+from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
+from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
+from proofbook.subject.tokenizers import align_text, build_tokenizer
+from proofbook.verdict import Blocked
+
+# what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
+_PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
+_TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision)\w*?)_token_(?:id|index)")
+
+# a dialogue of text, images and videos; for processors that need a template, where a checkpoint would bring its own
+_CHAT_TEMPLATE = (
+    "{%% for message in messages %%}{{ message['role'] | capitalize }}: {%% for part in message['content'] %%}"
+    "{%% if part['type'] == 'image' %%}%(image)s{%% elif part['type'] == 'video' %%}%(video)s"
+    "{%% else %%}{{ part['text'] }}{%% endif %%}{%% endfor %%}\n{%% endfor %%}"
+    "{%% if add_generation_prompt %%}Assistant:{%% endif %%}"
+)
+
+
+def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
+    """The processor of a model: a composite, or a tokenizer, image processor or feature extractor alone.
+
+    The entry's ``tiny.processor`` may name the composite's ``class``, the class and settings of a part (under the
+    part's name), and arguments of the composite's constructor (under theirs).
+
+    Raises:
+        Blocked: a part can't be built without a package that isn't installed.
+        LookupError: transformers knows no such part for the model.
+    """
+    cls = composite_class(spec)
+    if cls is None:
+        return _part(_lone_part(spec), spec, config)
+    parts = {name: _part(name, spec, config) for name in cls.get_attributes()}
+    if "tokenizer" in parts:
+        parts["tokenizer"].add_tokens(sorted(_placeholders(cls, config)), special_tokens=True)
+    absent = frozenset(name for name, part in parts.items() if part is None)
+    processor = (_lenient(cls, absent) if absent else cls)(**parts, **_arguments(cls, spec, config))
+    if "chat_template" in inspect.signature(cls.__init__).parameters:
+        processor.chat_template = _chat_template(processor)
+    return processor
+
+
+def align(config: PreTrainedConfig, processor: Any) -> None:
+    """Make ``config`` agree with its processor, in place: token ids, sizes of vocabularies, lengths of windows."""
+    extractor = part_of(processor, "feature_extractor")
+    if extractor is not None:
+        fit_window(config, extractor)
+    tokenizer = part_of(processor, "tokenizer")
+    if tokenizer is not None:
+        align_text(config, tokenizer)
+        _align_placeholders(config, processor, tokenizer)
+
+
+def part_of(processor: Any, name: str) -> Any:
+    """The part of a processor that is its ``tokenizer``, ``image_processor`` or ``feature_extractor``, be it the
+    part of a composite or the processor itself; None where it has none."""
+    if isinstance(processor, ProcessorMixin):
+        return getattr(processor, name, None)
+    return processor if isinstance(processor, _PART_CLASSES[name]) else None
+
+
+def composite_class(spec: Model) -> Any:
+    """The composite class of a model, or None: the one its entry names, the one of transformers' mapping, or else
+    the one that the model's own package defines."""
+    name = (spec.tiny.processor.get("class") if spec.tiny else None) or PROCESSOR_MAPPING_NAMES.get(spec.model_type)
+    if name:
+        return getattr(transformers, name)
+    package = model_type_to_module_name(spec.model_type)
+    try:
+        module = import_module(f"transformers.models.{package}.processing_{package}")
+    except ModuleNotFoundError:
+        return None
+    return next((getattr(module, name) for name in module.__all__ if name.endswith("Processor")), None)
+
+
+_PART_CLASSES: dict[str, Any] = {
+    "tokenizer": transformers.PreTrainedTokenizerBase,
+    "image_processor": transformers.ImageProcessingMixin,
+    "feature_extractor": transformers.SequenceFeatureExtractor,
+}
+
+
+def _lone_part(spec: Model) -> str:
+    """Which part a model without a composite works with: the one that it has, else what its class reads first."""
+    has = {
+        "tokenizer": bool(TOKENIZER_MAPPING_NAMES.get(spec.model_type) or (spec.tiny and spec.tiny.tokenizer)),
+        "image_processor": has_image_processor(spec.model_type),
+        "feature_extractor": spec.model_type in FEATURE_EXTRACTOR_MAPPING_NAMES,
+    }
+    if sum(has.values()) == 1:
+        return next(part for part, there in has.items() if there)
+    reads = str(getattr(transformers, spec.model_class).main_input_name)
+    if reads == "pixel_values":
+        return "image_processor"
+    return "feature_extractor" if reads in ("input_values", "input_features") else "tokenizer"
+
+
+def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
+    """One part of a processor, by the name of the attribute that holds it."""
+    if name.endswith("image_processor"):
+        return build_image_processor(spec, config)
+    if name.endswith("video_processor"):
+        return _video_processor(spec)
+    if name.endswith("feature_extractor"):
+        return build_feature_extractor(spec, config)
+    prefix = name.removesuffix("tokenizer")
+    return build_tokenizer(spec, getattr(config, f"{prefix}config") if prefix else config)
+
+
+def _video_processor(spec: Model) -> Any:
+    """The video processor, in its defaults; None where it needs torchvision, and the task works without it."""
+    name = (VIDEO_PROCESSOR_MAPPING_NAMES.get(spec.model_type) or {}).get("torchvision")
+    if name:
+        return getattr(transformers, name)()
+    if spec.task.startswith("video"):
+        raise Blocked(
+            "torchvision",
+            f"transformers has no video processor for {spec.model_type} without it",
+            "Install the torchvision that matches the installed torch",
+        )
+    return None
+
+
+class _Lenient:
+    """Before a composite class: parts that this machine has no class for may be None; using them fails by name."""
+
+    absent: frozenset[str]
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        if argument is None and argument_name in self.absent:
+            return type(None)
+        return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
+
+
+def _lenient(cls: Any, absent: frozenset[str]) -> Any:
+    return type(cls.__name__, (_Lenient, cls), {"absent": absent, "__module__": cls.__module__})
+
+
+def _arguments(cls: Any, spec: Model, config: PreTrainedConfig) -> dict[str, Any]:
+    """The constructor's arguments beside the parts: from the entry, else from the configuration, else defaults."""
+    taken = {"self", "args", "kwargs", "chat_template", "audio_tokenizer", *cls.get_attributes()}
+    names = [name for name in inspect.signature(cls.__init__).parameters if name not in taken]
+    given = spec.tiny.processor if spec.tiny else {}
+    found = {name: given.get(name, _argument(name, config)) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _argument(name: str, config: PreTrainedConfig) -> Any:
+    """An argument that is a fact of the model: the configuration's attribute of that name, or what follows from it."""
+    if name == "num_additional_image_tokens":
+        # the strategy 'default' drops the vision tower's first token, so there is one beside the patches
+        return int(lookup(config, "vision_feature_select_strategy") == "default")
+    if name == "image_seq_len":
+        return lookup(config, "resampler_n_latents") or _shuffled_patches(config)
+    return lookup(config, name)
+
+
+def _shuffled_patches(config: PreTrainedConfig) -> int:
+    """Tokens an image where each is made of ``scale_factor``² patches."""
+    side = lookup(config, "image_size") // lookup(config, "patch_size")
+    return int(side**2 / (lookup(config, "scale_factor") or 1) ** 2)
+
+
+def _placeholders(cls: Any, config: PreTrainedConfig) -> Iterator[str]:
+    """The special tokens that a processor's source names, and those that the configuration has an id for."""
+    source = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
+    for node in ast.walk(source):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _PLACEHOLDER.fullmatch(node.value):
+            yield node.value
+    for part in sub_configs(config):
+        for name in vars(part):
+            if name.startswith("vision_") and (match := _TOKEN_ID.fullmatch(name)):
+                yield f"<|{match['name']}|>"
+
+
+def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any) -> None:
+    vocabulary = tokenizer.get_vocab()
+    for part in sub_configs(config):
+        for attribute in list(vars(part)):
+            match = _TOKEN_ID.fullmatch(attribute)
+            if match is None:
+                continue
+            name = match["name"]
+            spellings = (str(getattr(processor, f"{name}_token", "")), f"<{name}>", f"<|{name}|>")
+            ids = [vocabulary[spelling] for spelling in spellings if spelling in vocabulary]
+            if ids:
+                setattr(part, attribute, ids[0])
+
+
+def _chat_template(processor: Any) -> str:
+    vocabulary = processor.tokenizer.get_vocab()
+    before, after = (token if token in vocabulary else "" for token in ("<|vision_start|>", "<|vision_end|>"))
+    tokens = {kind: str(getattr(processor, f"{kind}_token", f"<{kind}>")) for kind in ("image", "video")}
+    return _CHAT_TEMPLATE % {kind: f"{before}{token}{after}" for kind, token in tokens.items()}
