@@ -39,6 +39,8 @@ class Encoded:
     inputs: dict[str, Any]
     # in the unit of the task: tokens, images, frames, seconds of audio
     work: float
+    # the dotted path of the part whose forward is called, where the model itself has none
+    module: str = ""
 
 
 @dataclass(frozen=True)
