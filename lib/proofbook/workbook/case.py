@@ -1,0 +1,358 @@
+"""The case: a trial whose findings are kept, shown in the notebook, and glued into it at the end."""
+
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import date
+from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Concatenate, ParamSpec
+
+import torch
+
+from proofbook.catalog import Weights, load_catalog
+from proofbook.checks.localise import first_divergence, walk
+from proofbook.checks.registry import FAMILIES, Check, Finding, examine, registered
+from proofbook.checks.trial import Trial
+from proofbook.subject.full_size import full_parameters
+from proofbook.verdict import Blocked, Verdict, overall
+from proofbook.workbook.html import Html, badge, block, code, facts, folded, table
+from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, rerun_command
+from proofbook.workbook.scraps import glue
+from proofbook.workbook.showing import show_answers, show_findings, show_latency, show_rows, show_tensors
+
+_VERSIONED = ("proofbook", "torch", "transformers", "tokenizers", "numpy")
+
+P = ParamSpec("P")
+
+
+class CaseFailed(AssertionError):
+    """Raised by the last cell of a case that fell short; the message names the first check that did."""
+
+
+def _step(method: Callable[Concatenate["Case", P], Html]) -> Callable[Concatenate["Case", P], Html]:
+    """A step of the notebook: when it raises, the error is recorded and shown, and the notebook goes on."""
+
+    @wraps(method)
+    def shown(case: "Case", *args: P.args, **kwargs: P.kwargs) -> Html:
+        start = time.perf_counter()
+        try:
+            return method(case, *args, **kwargs)
+        except Exception as error:
+            step = Check(
+                method.__name__.replace("_", "-"), "notebook", (method.__doc__ or "").partition("\n")[0], _none
+            )
+            blocked = isinstance(error, Blocked)
+            finding = Finding(
+                step,
+                Verdict.BLOCKED if blocked else Verdict.ERROR,
+                time.perf_counter() - start,
+                observed=error.name if isinstance(error, Blocked) else None,
+                detail=str(error) if blocked else f"{type(error).__name__}: {error}",
+                traceback="" if blocked else "".join(traceback.format_exception(error)),
+            )
+            return show_findings([case.record(finding)])
+
+    return shown
+
+
+def _none(trial: Trial) -> Any:
+    raise NotImplementedError("a step of the notebook is not a check to be asked again")
+
+
+class Case(Trial):
+    """One model on one target with one kind of weights, as a notebook examines it.
+
+    Everything of a :class:`~proofbook.checks.trial.Trial` is here to be looked at and changed: ``case.model``,
+    ``case.inputs``, ``case.outputs``, ``case.truth``, ``case.run(inputs)``.
+
+    Args:
+        model: a model of ``params/models/``.
+        target: a target of ``params/targets.yaml``.
+        weights: ``tiny``, ``local`` or ``hub``.
+        folder: a checkpoint folder for ``local`` weights; empty for the one that the model's entry names.
+        seed: draws the tiny weights.
+        checks: ``all``, or names of checks or families, separated by commas.
+        run: the run that this case belongs to; empty by hand.
+
+    Raises:
+        UnknownName: no such model or target.
+        ValueError: no such weights or checks.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        target: str = "cpu",
+        weights: str = "tiny",
+        folder: str = "",
+        seed: int = 0,
+        checks: str = "all",
+        run: str = "",
+    ) -> None:
+        catalog = load_catalog()
+        chosen = catalog.target(target)
+        super().__init__(
+            catalog.model(model), chosen, Weights(weights), int(seed), catalog.tolerances[chosen.dtype], folder
+        )
+        self.run_name = run
+        self.chosen = _chosen(checks)
+        self.id = case_id(model, target, self.weights)
+        self.findings: dict[str, Finding] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def rerun(self) -> str:
+        """The command that opens this case for debugging."""
+        return rerun_command(self.spec.name, self.target.name, self.weights, self.seed)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict so far."""
+        return overall(finding.verdict for finding in self.findings.values())
+
+    @property
+    def reason(self) -> str:
+        """The first finding that decides the verdict, in words; empty when all is well."""
+        if self.verdict in (Verdict.PASS, Verdict.NOT_RUN):
+            return ""
+        first = next(one for one in self.findings.values() if one.verdict is self.verdict)
+        return f"{first.check.name}: {first.detail or first.observed or ''}".removesuffix(": ")
+
+    @_step
+    def show_model(self) -> Html:
+        """The model: its class, its size here and in full, its configuration and modules."""
+        model = self.loaded.model
+        here = sum(parameter.numel() for parameter in model.parameters())
+        full = full_parameters(self.spec)
+        size = facts(
+            [
+                ("class", code(type(model).__name__)),
+                ("checkpoint", f"{self.spec.hub_id}, {full:,} parameters" if full else self.spec.hub_id),
+                ("weights here", f"{self.weights}, {here:,} parameters, {self.target.dtype}"),
+                ("attention", getattr(model.config, "_attn_implementation", None) or "the model's own"),
+            ]
+        )
+        return (
+            size
+            + folded("configuration", block(model.config.to_json_string()))
+            + folded("modules", block(_shortened(str(model))))
+        )
+
+    @_step
+    def show_inputs(self) -> Html:
+        """The raw input, and the tensors that the processor makes of it."""
+        processor = facts([("processor", code(type(self.processor).__name__)), ("task", self.spec.task)])
+        return show_rows(self.rows) + processor + show_tensors(self.inputs)
+
+    @_step
+    def show_outputs(self) -> Html:
+        """The outputs of one forward call on the target."""
+        return show_tensors(self.outputs)
+
+    @_step
+    def show_answers(self) -> Html:
+        """The answers, as a user's pipeline gives them; random weights answer nonsense."""
+        rate = getattr(self.config, "sampling_rate", None) or _of_any(self.config, "sampling_rate")
+        return show_answers(self.rows, self.answers, rate)
+
+    @_step
+    def show_timings(self) -> Html:
+        """Load, first call, percentiles, throughput and peak memory, with a plot."""
+        return show_latency(self.latency, self.encoded.work, self.task.unit, self.load_s, self.peak_mb)
+
+    @_step
+    def show_divergence(self) -> Html:
+        """Where the error comes from, when a comparison failed: the first module that adds one of its own."""
+        failed = [one for one in self.findings.values() if one.verdict is Verdict.FAIL and one.comparisons]
+        if not failed:
+            return Html("<p>No comparison failed.</p>", "No comparison failed.")
+        dtype = getattr(torch, self.target.dtype)
+        steps = walk(self._called(self.model), self.inputs, dtype)
+        first = first_divergence(steps, self.tolerance.largest * torch.finfo(dtype).eps)
+        found = facts(
+            [
+                ("first module to diverge", code(f"{first.module} ({first.kind})") if first else "none by itself"),
+                ("inputs off by", f"{first.inputs:.2g}" if first else ""),
+                ("outputs off by", f"{first.outputs:.2g}" if first else ""),
+            ]
+        )
+        rows = [
+            (code(step.module or "(the model)"), step.kind, f"{step.inputs:.2g}", f"{step.outputs:.2g}")
+            for step in steps
+        ]
+        return found + folded(
+            f"relative RMSE of {len(steps)} module calls", table(("module", "kind", "inputs", "outputs"), rows[:400])
+        )
+
+    def check(self, family: str) -> Html:
+        """Ask the checks of one family that were chosen, record what they find, and show it."""
+        if family not in FAMILIES:
+            raise ValueError(f"unknown family of checks {family!r}; known: {', '.join(FAMILIES)}")
+        found = [self.record(self._examine(check)) for check in self.chosen if check.family == family]
+        return show_findings(found) if found else Html("<p>None chosen.</p>", "None chosen.")
+
+    def record(self, finding: Finding) -> Finding:
+        """Keep a finding, in the light of the faults that the model's entry knows of."""
+        finding = self._known(finding)
+        self.findings[finding.check.name] = finding
+        return finding
+
+    def finish(self) -> Html:
+        """Glue the records into the notebook, then show the verdict.
+
+        Raises:
+            CaseFailed: the case fell short.
+        """
+        glue(self.case_record(), self.check_records())
+        if self.verdict.fell_short:
+            raise CaseFailed(f"{self.id}: {self.verdict}: {self.reason}\n\nDebug it: {self.rerun}")
+        return self.show_verdict()
+
+    def show_verdict(self) -> Html:
+        """The verdict, and all that it takes to come back to it."""
+        record = self.case_record()
+        return facts(
+            [
+                ("verdict", badge(record.verdict)),
+                ("reason", record.reason),
+                ("checks", f"{record.checks}, {record.failed} fell short"),
+                ("seed", record.seed),
+                ("inputs", f"SHA-256 {record.input_hash}"),
+                ("versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())),
+                ("rerun", code(record.rerun)),
+            ]
+        )
+
+    def case_record(self) -> CaseRecord:
+        """The row of this case in the ledger; what was not observed is None."""
+        observed = self.__dict__  # what cached properties have made so far; asking them would make it now
+        latency = observed.get("latency")
+        loaded, encoded = observed.get("loaded"), observed.get("encoded")
+        return CaseRecord(
+            run=self.run_name,
+            case=self.id,
+            model=self.spec.name,
+            model_type=self.spec.model_type,
+            category=self.spec.category,
+            target=self.target.name,
+            weights=self.weights,
+            task=self.spec.task,
+            verdict=self.verdict,
+            reason=self.reason,
+            checks=len(self.findings),
+            failed=sum(finding.verdict.fell_short for finding in self.findings.values()),
+            seconds=time.perf_counter() - self._start,
+            load_s=observed.get("load_s"),
+            first_s=latency.first_s if latency else None,
+            p50_ms=latency.percentile(50) if latency else None,
+            p90_ms=latency.percentile(90) if latency else None,
+            p99_ms=latency.percentile(99) if latency else None,
+            throughput=latency.throughput(encoded.work) if latency and encoded else None,
+            throughput_unit=f"{self.task.unit}/s" if latency else None,
+            peak_mb=self.peak_mb if "session" in observed else None,
+            parameters=sum(one.numel() for one in loaded.model.parameters()) if loaded else None,
+            parameters_full=full_parameters(self.spec) if loaded else None,
+            seed=self.seed,
+            input_hash=self.input_hash if encoded else None,
+            rerun=self.rerun,
+            versions=_versions(),
+        )
+
+    def check_records(self) -> list[CheckRecord]:
+        """The rows of this case's checks."""
+        return [
+            CheckRecord(
+                case=self.id,
+                check=one.check.name,
+                family=one.check.family,
+                verdict=one.verdict,
+                seconds=one.seconds,
+                observed=one.observed,
+                allowed=one.allowed,
+                detail=one.detail[:2000],
+            )
+            for one in self.findings.values()
+        ]
+
+    def _repr_html_(self) -> str:
+        return self._header().html
+
+    def __repr__(self) -> str:
+        return self._header().text
+
+    def _header(self) -> Html:
+        device = f"{self.target.device}, {self.target.runtime}, {self.target.dtype}"
+        return facts(
+            [
+                ("case", code(self.id)),
+                ("model", f"{self.spec.name}: {self.spec.model_class} ({self.spec.model_type}), {self.spec.task}"),
+                ("target", f"{self.target.name}: {device}"),
+                ("weights", f"{self.weights}, seed {self.seed}"),
+                ("machine", f"{platform.platform()}, {torch.get_num_threads()} threads"),
+                ("versions", ", ".join(f"{name} {number}" for name, number in _versions().items())),
+                ("rerun", code(self.rerun)),
+            ]
+        )
+
+    def _examine(self, check: Check) -> Finding:
+        loads = self.findings.get("loads")
+        if loads and check.name != "loads" and loads.verdict is Verdict.BLOCKED:
+            return Finding(check, Verdict.BLOCKED, 0.0, observed=loads.observed, detail=loads.detail)
+        if loads and check.name != "loads" and loads.verdict is Verdict.ERROR:
+            return Finding(check, Verdict.NOT_RUN, 0.0, detail="the model did not load")
+        return examine(check, self)
+
+    def _known(self, finding: Finding) -> Finding:
+        for fault in self.spec.known_faults:
+            here = fault.targets == "all" or self.target.name in fault.targets
+            if fault.check != finding.check.name or not here or fault.expires < date.today():
+                continue
+            note = f"known until {fault.expires}: {fault.reason} ({fault.issue}). {finding.detail}"
+            if finding.verdict in (Verdict.FAIL, Verdict.ERROR):
+                return _with(finding, Verdict.XFAIL, note)
+            if finding.verdict is Verdict.PASS:
+                return _with(finding, Verdict.XPASS, f"the fault no longer shows; remove its entry. {note}")
+        return finding
+
+
+def _with(finding: Finding, verdict: Verdict, detail: str) -> Finding:
+    return Finding(**{**vars(finding), "verdict": verdict, "detail": detail.strip()})
+
+
+def _chosen(names: str) -> Sequence[Check]:
+    """The checks that a comma-separated list of checks and families names."""
+    checks = registered()
+    if names == "all":
+        return checks
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    known = {check.name for check in checks} | set(FAMILIES)
+    if not wanted or wanted - known:
+        raise ValueError(
+            f"unknown checks {', '.join(sorted(wanted - known)) or '(none named)'}; "
+            f"known: all, {', '.join(sorted(known))}"
+        )
+    # a case that did not load its model has nothing to say about the rest
+    return [check for check in checks if {check.name, check.family} & wanted or check.name == "loads"]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _of_any(config: Any, name: str) -> Any:
+    """An attribute of the first sub-configuration that has it."""
+    parts = (getattr(config, part, None) for part in getattr(config, "sub_configs", {}))
+    return next((value for value in (getattr(part, name, None) for part in parts if part) if value), None)
+
+
+def _shortened(text: str, lines: int = 120) -> str:
+    parts = text.splitlines()
+    return "\n".join(parts if len(parts) <= lines else [*parts[:lines], f"… {len(parts) - lines} more lines"])

@@ -1,0 +1,139 @@
+"""A few elements of HTML that code hosts, nbviewer and JupyterLab all show: tables, notes, pictures, sound."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+from proofbook.verdict import Verdict
+
+# a sign beside each word, so that no verdict is told by colour alone
+SIGNS = {
+    Verdict.PASS: "✔",
+    Verdict.FAIL: "✘",
+    Verdict.ERROR: "⚠",
+    Verdict.TIMEOUT: "⏱",
+    Verdict.CRASH: "☠",
+    Verdict.SKIP: "–",
+    Verdict.BLOCKED: "⊘",
+    Verdict.XFAIL: "✘ (known)",
+    Verdict.XPASS: "✔ (unexpected)",
+    Verdict.NOT_RUN: "○",
+}
+# from the Okabe-Ito palette, which the colour-blind can tell apart
+_COLOURS = {Verdict.PASS: "#007a5e", Verdict.SKIP: "#6b6b6b", Verdict.BLOCKED: "#8a6d00", Verdict.XFAIL: "#8a6d00"}
+
+
+class Html:
+    """HTML and the same in plain text, as Jupyter displays them."""
+
+    def __init__(self, html: str, text: str = "") -> None:
+        self.html = html
+        self.text = text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text or self.html
+
+    def __add__(self, other: "Html") -> "Html":
+        return Html(self.html + other.html, "\n\n".join(part for part in (self.text, other.text) if part))
+
+
+def escape(value: object) -> str:
+    """A value as text that is safe inside HTML."""
+    return html.escape(str(value))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
+    """A table; cells that are :class:`Html` stay as they are, others are escaped."""
+    rows = [list(row) for row in rows]
+    head = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in header)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left;vertical-align:top">{_cell(cell)}</td>' for cell in row) + "</tr>"
+        for row in rows
+    )
+    lines = [" | ".join(header)] if any(header) else []
+    lines += [" | ".join(cell.text if isinstance(cell, Html) else str(cell) for cell in row) for row in rows]
+    return Html(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", "\n".join(lines))
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Html:
+    """A table of two columns without a header: a name, and what there is to know of it."""
+    return table(("", ""), [(Html(f"<b>{escape(name)}</b>", name), value) for name, value in pairs])
+
+
+def badge(verdict: Verdict) -> Html:
+    """A verdict, by sign, word and colour."""
+    colour = _COLOURS.get(verdict, "#b0341e")
+    text = f"{SIGNS[verdict]} {verdict}"
+    return Html(f'<b style="color:{colour};white-space:nowrap">{escape(text)}</b>', text)
+
+
+def code(text: str) -> Html:
+    """Text in a fixed-width face, on one line."""
+    return Html(f"<code>{escape(text)}</code>", text)
+
+
+def block(text: str) -> Html:
+    """Lines in a fixed-width face: a traceback, a module tree."""
+    return Html(f"<pre>{escape(text)}</pre>", text)
+
+
+def folded(title: str, inner: Html) -> Html:
+    """Something long, behind a line to click on."""
+    return Html(f"<details><summary>{escape(title)}</summary>{inner.html}</details>", f"{title}\n{inner.text}")
+
+
+def picture(image: "Image", side: int = 160) -> Html:
+    """An image, at most ``side`` pixels wide and high."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return _embedded("image/jpeg", buffer.getvalue(), f"picture, {image.width}×{image.height}")
+
+
+def figure(drawing: "Figure") -> Html:
+    """A matplotlib figure as PNG."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=80, bbox_inches="tight")
+    return _embedded("image/png", buffer.getvalue(), "figure")
+
+
+def player(samples: "np.ndarray[Any, Any]", rate: int) -> Html:
+    """A sound with a player: mono samples, resampled to 8 kHz to keep the notebook small."""
+    import wave
+    from math import gcd
+
+    from scipy.signal import resample_poly
+
+    mono = np.asarray(samples, dtype=np.float32).reshape(-1)
+    common = gcd(8000, int(rate))
+    heard = resample_poly(mono, 8000 // common, int(rate) // common)
+    loudest = float(np.abs(heard).max()) or 1.0
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes((heard / loudest * 32000).astype("<i2").tobytes())
+    data = base64.b64encode(buffer.getvalue()).decode()
+    seconds = len(mono) / rate
+    return Html(f'<audio controls src="data:audio/wav;base64,{data}"></audio>', f"sound, {seconds:.2f} s")
+
+
+def _embedded(media: str, data: bytes, text: str) -> Html:
+    return Html(f'<img alt="{text}" src="data:{media};base64,{base64.b64encode(data).decode()}">', f"[{text}]")
+
+
+def _cell(cell: object) -> str:
+    return cell.html if isinstance(cell, Html) else escape(cell)
