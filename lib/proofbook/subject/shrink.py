@@ -9,7 +9,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from proofbook.catalog import Model
 from proofbook.subject import shrink_depth as depth
-from proofbook.subject.shrink_rules import MAPS, Role, head_dim, heads, role_of, width
+from proofbook.subject.shrink_rules import MAPS, Role, head_dim, heads, role_of, token, width
 from proofbook.verdict import Blocked
 
 
@@ -65,6 +65,7 @@ class _Tree:
             for side in _ints(values.get("image_size")):
                 self._units.setdefault(side, set()).update(_ints(values.get("patch_size")))
         self.main_side = max(self._units, default=None)
+        self.vocabulary = max((n for c in walk(root) for n in _ints(vars(c).get("vocab_size"))), default=0)
 
     def pixels(self, side: int) -> int:
         """The side of an image: whole patches, at most 64 pixels where two patches or more fit."""
@@ -99,10 +100,13 @@ def _shrink(config: PreTrainedConfig, tree: _Tree) -> Node:
     standard = {own: common for common, own in type(config).attribute_map.items()}
     roles = {name: _role(name, standard) for name in old}
     kept = _kept(old, roles)
+    vocabulary = old.get("vocab_size") or tree.vocabulary
     new: dict[str, Any] = {}
     for name, value in old.items():
         if isinstance(value, PreTrainedConfig):
             new[name] = _shrink(value, tree)
+        elif roles[name] is Role.TOKEN and vocabulary:
+            new[name] = _each(value, lambda n: token(n, vocabulary, MAPS[Role.VOCABULARY](vocabulary)))
         else:
             new[name] = _value(name, value, roles[name], kept, tree)
     _heads(old, new, roles)

@@ -40,7 +40,8 @@ class Role(Enum):
 
 # the first expression that a name matches from its beginning to its end decides
 _NAMES: tuple[tuple[str, Role], ...] = (
-    (r".*(token_(id|ids|index)|_token|_id|_token_indices)", Role.TOKEN),
+    (r".*_layer_ids|.*_hook_ids", Role.KEEP),
+    (r".*_(id|ids|token_index|tokens)|.*_stream_(b|e)os_id", Role.TOKEN),
     (r"(width|depth)_(coefficient|multiplier)|ngram", Role.UNIT),
     (r"num_(feat_extract|conv)_layers|num_(stages|encoder_blocks)|resblock_.*|.*block_configs", Role.KEEP),
     (r".*(kernel|stride|padding|dilation|ratio|factor|rate|num_mel|mel_dim|hop_length|_in_channels_raw).*", Role.KEEP),
@@ -107,6 +108,16 @@ def heads(n: int) -> int:
 
 def _step(n: int, *steps: tuple[int, int], beyond: int) -> int:
     return next((small for limit, small in steps if n <= limit), beyond)
+
+
+def token(n: int, size: int, small: int) -> int:
+    """The id of a token in a vocabulary shrunk from ``size`` to ``small``: it keeps its distance from the nearer end,
+    or its order among its neighbours where it lies far from both."""
+    if n >= size:
+        return small + (n - size) % 64
+    if n < small // 2 or small >= size:
+        return n
+    return small - (size - n) if size - n <= small // 2 else small // 4 + n % (small // 2)
 
 
 def at_most(limit: int) -> Callable[[int], int]:
