@@ -1,0 +1,242 @@
+"""Tasks on pictures: named, found in, cut out, measured, continued."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from proofbook.subject.processors import part_of
+from proofbook.subject.samples.images import photographs
+from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# how many of the best labels, boxes or segments an answer holds
+BEST = 5
+
+Answer = dict[str, Any]
+
+
+class _OfPhotographs(Task):
+    """A task on one photograph a row, that is encoded by the image processor alone."""
+
+    unit = "images"
+
+    def rows(self, subject: Subject) -> list[Row]:
+        return [Row(images=(photo,)) for photo in photographs()]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        return Encoded(dict(subject.processor(images=pictures(rows), return_tensors="pt")), len(rows))
+
+
+class ImageClassification(_OfPhotographs):
+    """What a picture shows: the best labels with their probabilities."""
+
+    names = ("image-classification",)
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[list[Answer]]:
+        scores = model(**encoded.inputs).logits.float().softmax(-1)
+        return [best_labels(of_row, list(model.config.id2label.values())) for of_row in scores]
+
+
+class ObjectDetection(_OfPhotographs):
+    """Where things are: the best boxes, in pixels, each with a label and a score.
+
+    Of a backbone, which finds nothing by itself: the shapes of its feature maps.
+    """
+
+    names = ("object-detection",)
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[list[Answer]]:
+        outputs = model(**encoded.inputs)
+        if "pred_boxes" not in outputs:
+            maps = outputs["feature_maps" if "feature_maps" in outputs else "last_hidden_state"]
+            maps = maps if isinstance(maps, tuple) else (maps,)
+            return [[{"feature map": tuple(one.shape[1:])} for one in maps] for _ in rows]
+        found = subject.processor.post_process_object_detection(outputs, threshold=0, target_sizes=sizes(rows))
+        return [best_boxes(of_row, model.config.id2label) for of_row in found]
+
+
+class InstanceSegmentation(_OfPhotographs):
+    """Which pixels belong to which thing: a map of segment numbers (-1: none), and each segment's label and score."""
+
+    names = ("instance-segmentation",)
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[Answer]:
+        found = subject.processor.post_process_instance_segmentation(
+            model(**encoded.inputs), threshold=0, target_sizes=sizes(rows)
+        )
+        names = model.config.id2label
+        return [
+            {
+                "map": one["segmentation"].cpu().numpy(),
+                "segments": [
+                    {"id": part["id"], "label": names[part["label_id"]], "score": part["score"]}
+                    for part in one["segments_info"]
+                ],
+            }
+            for one in found
+        ]
+
+
+class ImageSegmentation(_OfPhotographs):
+    """What each pixel shows: a map of labels. A model that reads text gets what to look for, and answers with a map
+    of how likely each pixel shows it."""
+
+    names = ("image-segmentation",)
+
+    _SOUGHT = ("a cat", "the flag behind an astronaut", "a cup")
+
+    def rows(self, subject: Subject) -> list[Row]:
+        rows = super().rows(subject)
+        if part_of(subject.processor, "tokenizer") is None:
+            return rows
+        return [Row(images=row.images, text=text) for row, text in zip(rows, self._SOUGHT, strict=True)]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        if rows[0].text is None:
+            return super().encode(subject, rows)
+        inputs = subject.processor(
+            text=[row.text for row in rows], images=pictures(rows), padding=True, return_tensors="pt"
+        )
+        return Encoded(dict(inputs), len(rows))
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[np.ndarray[Any, Any]]:
+        outputs = model(**encoded.inputs)
+        if rows[0].text is None:
+            maps = subject.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes(rows))
+            return [one.cpu().numpy() for one in maps]
+        likely = outputs.logits.float().sigmoid().reshape(len(rows), 1, *outputs.logits.shape[-2:])
+        return [
+            torch.nn.functional.interpolate(one[None], size=size, mode="bilinear")[0, 0].cpu().numpy()
+            for one, size in zip(likely, sizes(rows), strict=True)
+        ]
+
+
+class DepthEstimation(_OfPhotographs):
+    """How far away each pixel is: a map of relative depths."""
+
+    names = ("depth-estimation",)
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[np.ndarray[Any, Any]]:
+        found = subject.processor.post_process_depth_estimation(
+            model(**encoded.inputs), target_sizes=sizes(rows)
+        )
+        return [one["predicted_depth"].float().cpu().numpy() for one in found]
+
+
+class MaskGeneration(_OfPhotographs):
+    """The thing under a point: masks, best first, each with the overlap that the model expects of it."""
+
+    names = ("mask-generation",)
+
+    def rows(self, subject: Subject) -> list[Row]:
+        points = [(photo.width // 2, photo.height // 3) for photo in photographs()]
+        return [Row(images=row.images, points=(at,)) for row, at in zip(super().rows(subject), points, strict=True)]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        inputs = dict(self._prompted(subject, rows))
+        for name in ("original_sizes", "reshaped_input_sizes"):
+            inputs.pop(name, None)  # for the post-processing only
+        return Encoded(inputs, len(rows))
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[list[Answer]]:
+        outputs = model(**encoded.inputs)
+        of_images = self._prompted(subject, rows)
+        masks = subject.processor.post_process_masks(
+            outputs.pred_masks.float().cpu(), of_images["original_sizes"], of_images["reshaped_input_sizes"]
+        )
+        scores = outputs.iou_scores.float().cpu()
+        return [
+            [{"score": float(score[0, k]), "mask": mask[0, k].numpy()} for k in score[0].argsort(descending=True)]
+            for mask, score in zip(masks, scores, strict=True)
+        ]
+
+    def _prompted(self, subject: Subject, rows: Sequence[Row]) -> Any:
+        points = [[list(map(list, row.points))] for row in rows]
+        return subject.processor(pictures(rows), input_points=points, return_tensors="pt")
+
+
+class ImageGeneration(_OfPhotographs):
+    """A picture continued: its upper half is given, pixel by pixel, and the model paints the rest."""
+
+    names = ("image-generation",)
+
+    def answer(
+        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
+    ) -> list[Image.Image]:
+        pixels = encoded.inputs["input_ids"]
+        start = torch.full_like(pixels[:, :1], model.config.vocab_size - 1)
+        given = torch.cat([start, pixels[:, : pixels.shape[1] // 2]], dim=1)
+        painted = model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            max_length=pixels.shape[1] + 1,
+            min_length=pixels.shape[1] + 1,
+            do_sample=False,
+        )[:, 1:]
+        return [self._picture(subject, one) for one in painted]
+
+    def _picture(self, subject: Subject, pixels: torch.Tensor) -> Image.Image:
+        size = subject.processor.size
+        colours = np.asarray(subject.processor.clusters)[pixels.cpu().numpy()]
+        rgb = np.rint(127.5 * (colours + 1)).clip(0, 255).astype(np.uint8)
+        return Image.fromarray(rgb.reshape(size["height"], size["width"], 3))
+
+
+def pictures(rows: Sequence[Row]) -> list[Image.Image]:
+    """The one picture of each row."""
+    return [picture for row in rows for picture in row.images]
+
+
+def sizes(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """(height, width) of each row's picture, as post-processing wants it."""
+    return [(picture.height, picture.width) for picture in pictures(rows)]
+
+
+def best_labels(scores: torch.Tensor, labels: Sequence[str]) -> list[Answer]:
+    """The best labels by score, the best first."""
+    best = scores.topk(min(BEST, len(labels)))
+    return [
+        {"label": labels[int(at)], "score": float(score)}
+        for score, at in zip(best.values, best.indices, strict=True)
+    ]
+
+
+def best_boxes(found: Any, names: Any) -> list[Answer]:
+    """The best of the boxes that post-processing found: label, score, and (x0, y0, x1, y1) in pixels."""
+    best = found["scores"].argsort(descending=True)[:BEST]
+    return [
+        {
+            "label": names[int(found["labels"][at])],
+            "score": float(found["scores"][at]),
+            "box": [round(float(edge), 1) for edge in found["boxes"][at]],
+        }
+        for at in best
+    ]
+
+
+TASKS: tuple[Task, ...] = (
+    ImageClassification(),
+    ObjectDetection(),
+    InstanceSegmentation(),
+    ImageSegmentation(),
+    DepthEstimation(),
+    MaskGeneration(),
+    ImageGeneration(),
+)
