@@ -1,0 +1,57 @@
+"""Truth is computed in float64 throughout, even where a model's code names float32."""
+
+import torch
+from torch import nn
+
+from proofbook.checks.truth import Float64, floor_outputs, truth_of
+
+
+class Norm(nn.Module):
+    """A norm in the manner of many models: it raises half precision to float32, and lowers float64 by that."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        wide = x.to(torch.float32)
+        scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True))
+        return {"y": torch.softmax(scaled, dim=-1, dtype=torch.float32).to(x.dtype) + x.float().to(x.dtype)}
+
+
+def test_float32_in_the_code_means_float64_in_truth() -> None:
+    x = torch.randn(5, 16, dtype=torch.float64)
+    by_hand = torch.softmax(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)), -1) + x
+    lowered = Norm()(x)["y"]
+    with Float64():
+        raised = Norm()(x)["y"]
+    assert (raised - by_hand).abs().max() < 1e-14
+    assert (lowered - by_hand).abs().max() > 1e-9
+
+
+def test_truth_says_how_it_was_had() -> None:
+    x = torch.randn(2, 4)
+    truth = truth_of(Norm(), {"x": x})
+    assert truth.exact
+    assert "float64" in truth.rule
+    assert truth.outputs["y"].dtype is torch.float64
+
+
+def test_where_float64_cannot_be_had_the_weaker_rule_is_named() -> None:
+    class OnlyFloat32(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            if x.dtype is torch.float64:
+                raise RuntimeError("not implemented for 'Double'")
+            return {"y": x}
+
+    truth = truth_of(OnlyFloat32(), {"x": torch.ones(1)})
+    assert not truth.exact
+    assert "float32" in truth.rule
+    assert "not implemented for 'Double'" in truth.rule
+
+
+def test_neither_the_model_nor_its_inputs_are_changed() -> None:
+    linear = nn.Linear(4, 4)
+    weight, x = linear.weight.detach().clone(), torch.randn(2, 4)
+    kept = x.clone()
+    truth_of(linear, {"input": x})
+    floor_outputs(linear, {"input": x}, torch.bfloat16)
+    assert linear.weight.dtype is torch.float32
+    assert torch.equal(linear.weight, weight)
+    assert torch.equal(x, kept)
