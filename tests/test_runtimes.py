@@ -1,0 +1,67 @@
+"""A target's device is proven by use, every output is seen, and the originals of inputs stay."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from proofbook.catalog import load_catalog
+from proofbook.runtimes import runtime_of
+from proofbook.runtimes.devices import DEVICES, detect, require_device
+from proofbook.runtimes.outputs import flatten
+from proofbook.verdict import Blocked
+
+
+def test_the_cpu_computes_and_every_other_device_says_why_it_does_not() -> None:
+    assert detect("cpu").available
+    for name in DEVICES:
+        device = detect(name)
+        assert device.detail
+        if not device.available:
+            with pytest.raises(Blocked, match=name):
+                require_device(name)
+
+
+def test_devices_are_printed_as_json() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "proofbook.runtimes.devices"], capture_output=True, text=True, check=True
+    )
+    assert set(json.loads(printed.stdout)) == set(DEVICES)
+
+
+def test_every_tensor_of_an_output_has_its_path() -> None:
+    cache = DynamicCache()
+    cache.update(torch.ones(1, 2, 3, 4), torch.zeros(1, 2, 3, 4), 0)
+    output = CausalLMOutputWithPast(
+        logits=torch.ones(1, 3), past_key_values=cache, hidden_states=(torch.ones(1), torch.ones(2))
+    )
+    found = flatten(output)
+    assert {"logits", "hidden_states.0", "hidden_states.1"} < set(found)
+    assert [tuple(found[f"past_key_values.layers.0.{part}"].shape) for part in ("keys", "values")] == [(1, 2, 3, 4)] * 2
+
+
+def test_inputs_are_placed_in_the_targets_dtype_and_the_originals_stay() -> None:
+    target = load_catalog().target("cpu-bf16")
+    session = runtime_of(target).prepare(nn.Linear(4, 4).to(torch.bfloat16), target)
+    inputs = {"input": torch.ones(2, 4)}
+    placed = session.place(inputs)
+    assert placed["input"].dtype is torch.bfloat16
+    assert inputs["input"].dtype is torch.float32
+    assert session.run(inputs)["output"].dtype is torch.bfloat16
+
+
+def test_what_ran_where_is_counted_by_dtype() -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to(torch.bfloat16).float() + 1
+
+    target = load_catalog().target("cpu")
+    placement = runtime_of(target).prepare(Mixed(), target).placement({"x": torch.ones(8)})
+    assert placement.elements[("cpu", "bfloat16")] == 8
+    assert placement.elements[("cpu", "float32")] == 16
+    assert placement.on("cuda") == 0
