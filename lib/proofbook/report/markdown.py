@@ -1,0 +1,102 @@
+"""The run in Markdown: for a job summary, a pull request, a chat."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from proofbook.report.collect import Results
+from proofbook.report.facts import recorded_versions
+from proofbook.report.findings import SHORT, by_cause, short_checks
+from proofbook.report.markup import TRIAGE, count_of, label
+from proofbook.report.overview import duration, headline
+from proofbook.verdict import Verdict
+from proofbook.workbook.records import CaseRecord
+
+# GitHub refuses a job summary above 1 MiB; at most some 600 bytes a row keep a table of this length far below
+ROWS = 200
+
+
+def summary_markdown(results: Results) -> str:
+    """Headline, categories × verdicts, failures with reason and rerun command, what was missing, versions."""
+    parts = [
+        f"# proofbook: {plain(results.name)}",
+        headline_line(results),
+        _totals(results),
+        "## What fell short",
+        _failures(results),
+        "## What was missing",
+        _blocked(results),
+        "## Versions",
+        _versions(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def headline_line(results: Results) -> str:
+    """The first sentence, with the symbol that says whether any case fell short."""
+    return f"{'❌' if results.ledger.fell_short else '✅'} {plain(repr(headline(results)))}"
+
+
+def _totals(results: Results) -> str:
+    columns = [verdict for verdict in TRIAGE if results.totals[verdict]]
+    head = ["category", "cases", *(label(v) for v in columns), "time"]
+    groups: list[tuple[str, Sequence[CaseRecord]]] = [*results.by_category.items(), ("**all**", results.cases)]
+    rows = []
+    for name, cases in groups:
+        counts = Counter(case.verdict for case in cases)
+        spent = duration(sum(case.seconds or 0 for case in cases))
+        rows.append([name, str(len(cases)), *(str(counts[v] or "") for v in columns), spent])
+    return _table(head, rows)
+
+
+def _failures(results: Results) -> str:
+    short = [case for case in results.having(*SHORT) if case.verdict is not Verdict.NOT_RUN]
+    waiting = results.totals[Verdict.NOT_RUN]
+    parts = []
+    if short:
+        rows = [[label(case.verdict), code(case.case), _why(results, case), code(case.rerun)] for case in short[:ROWS]]
+        parts.append(_table(["verdict", "case", "why", "rerun"], rows))
+        if len(short) > ROWS:
+            parts.append(f"… and {len(short) - ROWS} more, in the summary notebook.")
+    if waiting:
+        parts.append(f"{count_of(waiting, 'case')} not reached: {code(f'proofbook run --resume {results.name}')}")
+    return "\n\n".join(parts) or "No case fell short."
+
+
+def _why(results: Results, case: CaseRecord) -> str:
+    names = ", ".join(code(check.check) for check in short_checks(results, case)[:5])
+    reason = plain(case.reason, 300)
+    return f"{reason} ({names})" if names else reason
+
+
+def _blocked(results: Results) -> str:
+    groups = by_cause(results, Verdict.BLOCKED)
+    rows = []
+    for (name, said), cases in list(groups.items())[:ROWS]:
+        some = ", ".join(code(case.case) for case in cases[:5])
+        which = some if len(cases) <= 5 else f"{some} and {len(cases) - 5} more"
+        rows.append([plain(name, 100), plain(said, 300), str(len(cases)), which])
+    return _table(["what", "why, and what to do", "cases", "which"], rows) if rows else "Nothing: no case was blocked."
+
+
+def _versions(results: Results) -> str:
+    rows = [[plain(name, 60), plain("; ".join(said), 200)] for name, said in recorded_versions(results).items()]
+    return _table(["", ""], rows) if rows else "No case recorded any."
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plain(words: str, length: int = 600) -> str:
+    """Words on one line that no reader of Markdown takes for markup, cut after ``length`` characters."""
+    line = " ".join(words.split())
+    line = line if len(line) <= length else line[: length - 1].rstrip() + "…"
+    for sign in "\\`*_{}[]<>|#~$":
+        line = line.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
+    return line.replace("@", "&#64;")
+
+
+def code(words: str) -> str:
+    """A name or a command, set as code."""
+    return f"`{' '.join(words.split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`"

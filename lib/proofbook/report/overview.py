@@ -1,0 +1,125 @@
+"""The run at a glance: the headline, the totals, and the matrix models × targets."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from markupsafe import Markup
+
+from proofbook.batch.ledger import LedgerOpen
+from proofbook.catalog import Category
+from proofbook.report.collect import Results
+from proofbook.report.markup import TRIAGE, bar, chip, count_of, empty, label, number, table
+from proofbook.verdict import Verdict
+from proofbook.workbook.html import Html
+from proofbook.workbook.records import CaseRecord
+
+
+def headline(results: Results) -> Html:
+    """How many cases ended as expected, every verdict's count, and whether the ledger closes."""
+    short = sum(count for verdict, count in results.totals.items() if verdict.fell_short)
+    first = f"{len(results.cases) - short:,} of {count_of(len(results.cases), 'case')} ended as expected"
+    second = f"{short:,} fell short" if short else "none fell short"
+    notes = [about(results), balance(results)]
+    notes += [f"not one case could run on {target}" for target in results.ledger.blocked_targets()]
+    chips = Markup(" ").join(chip(v, count=results.totals[v]) for v in TRIAGE if results.totals[v])
+    markup = Markup(
+        '<div class="headline"><p style="font-size:1.5em"><strong>{}</strong>, {}.</p>{}'
+        '<p class="chips">{}</p><p class="about">{}</p></div>'
+    ).format(first, second, bar(results.totals) if results.cases else "", chips, "; ".join(notes))
+    return Html(markup, f"{first}, {second}; {'; '.join(notes)}.")
+
+
+def about(results: Results) -> str:
+    """What was planned, and when."""
+    plan = results.ledger.plan
+    models = count_of(len({case.model for case in plan.cases}), "model")
+    suite = f"suite {plan.suite}, " if plan.suite else ""
+    return f"{suite}{models} on {', '.join(plan.targets)}, planned {plan.created.replace('T', ' ')}"
+
+
+def balance(results: Results) -> str:
+    """The ledger in words: that planned is the sum of all verdicts, or that it is not."""
+    try:
+        return f"the ledger closes: {results.ledger.closes()}"
+    except LedgerOpen as error:
+        return str(error).upper()
+
+
+def legend() -> Html:
+    """What each verdict means."""
+    meanings = {
+        Verdict.PASS: "every check that applies passed",
+        Verdict.FAIL: "a wrong answer",
+        Verdict.ERROR: "an exception",
+        Verdict.TIMEOUT: "the time limit passed",
+        Verdict.CRASH: "the kernel died: a signal, out of memory",
+        Verdict.XPASS: "a known fault that no longer shows: its entry must go",
+        Verdict.NOT_RUN: "planned, and not reached",
+        Verdict.BLOCKED: "a dependency or device is missing, by name",
+        Verdict.XFAIL: "a known fault, with its issue and an expiry date",
+        Verdict.SKIP: "not applicable, with the reason",
+    }
+    items = Markup("").join(Markup("<li>{} {}</li>").format(chip(verdict), meanings[verdict]) for verdict in TRIAGE)
+    text = "\n".join(f"{label(verdict)}: {meanings[verdict]}" for verdict in TRIAGE)
+    return Html(Markup('<ul class="legend" style="list-style:none;padding:0">{}</ul>').format(items), text)
+
+
+def totals(results: Results) -> Html:
+    """Categories × verdicts, with a bar each and a sum."""
+    if not results.cases:
+        return empty("No case was planned.")
+    columns = [verdict for verdict in TRIAGE if results.totals[verdict]]
+    head = ["category", "cases", *(chip(v) for v in columns), "time", ""]
+    rows = [[category, *_counts(cases, columns)] for category, cases in results.by_category.items()]
+    rows.append([Markup("<strong>all</strong>"), *_counts(results.cases, columns)])
+    markup = table(head, rows, numbers=set(range(1, len(columns) + 3)), kind="totals")
+    return Html(markup, "\n".join(f"{row[0]}: {row[1]} cases" for row in rows))
+
+
+def _counts(cases: Iterable[CaseRecord], columns: list[Verdict]) -> list[object]:
+    cases = list(cases)
+    counts = Counter(case.verdict for case in cases)
+    spent = duration(sum(case.seconds or 0 for case in cases))
+    return [len(cases), *(counts[v] or "" for v in columns), spent, bar(counts)]
+
+
+def matrix(results: Results) -> Html:
+    """One row a model, one column a target, a table a category; each cell links to its executed notebook."""
+    if not results.cases:
+        return empty("No case was planned.")
+    blocks = Markup("\n").join(
+        Markup('<div class="block"><h4>{}</h4>{}</div>').format(category, _grid(results, category))
+        for category in results.by_category
+    )
+    # as many columns of tables as the page is wide; where styles are stripped they stand one below the other
+    width = 11 + 6 * len(results.targets)
+    markup = Markup('<div class="matrix" style="column-width:{}em">{}</div>').format(width, blocks)
+    text = "\n".join(f"{case.case}: {case.verdict}" for case in results.cases)
+    return Html(markup, text)
+
+
+def _grid(results: Results, category: Category) -> Markup:
+    rows: dict[str, dict[str, CaseRecord]] = {}
+    for case in results.by_category[category]:
+        rows.setdefault(case.case.rpartition("@")[0], {})[case.target] = case
+    targets = [t for t in results.targets if any(t in row for row in rows.values())]
+    lines = [
+        [name, *(_cell(results, row[target]) if target in row else None for target in targets)]
+        for name, row in sorted(rows.items())
+    ]
+    return table(["model", *targets], lines, kind="grid")
+
+
+def _cell(results: Results, case: CaseRecord) -> Markup:
+    title = case.reason or (f"p50 {number(case.p50_ms)} ms" if case.p50_ms is not None else "")
+    return results.linked(case, chip(case.verdict, title=f"{case.case}: {title}"[:300]))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that people use: ``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,121 @@
+"""How fast: dots by model and target, drawn as SVG whose points link to the executed notebooks."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from proofbook.catalog import Category
+from proofbook.report.collect import Results
+from proofbook.report.markup import number
+from proofbook.workbook.records import CaseRecord
+
+# Okabe and Ito's palette, told apart by every kind of colour vision; each with a marker of its own as well
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+INCHES_A_ROW = 0.2
+# above this ratio of the largest to the smallest value an axis is logarithmic
+LINEAR_UP_TO = 20
+
+Value = Callable[[CaseRecord], float | None]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A displayable SVG, and what to show in its place where there is none."""
+
+    svg: str
+    text: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def timings(results: Results) -> list[Plot]:
+    """Latency, throughput and the time of the whole case: a plot for each category and unit of work.
+
+    One row a model, the fastest first; only cases that were timed.
+    """
+    plots = []
+    for category, cases in results.by_category.items():
+        timed = [case for case in cases if case.p50_ms is not None]
+        for unit in dict.fromkeys(case.throughput_unit for case in timed):
+            same = [case for case in timed if case.throughput_unit == unit]
+            plots.append(_plot(results, category, unit or "no unit", same))
+    return plots
+
+
+def _plot(results: Results, category: Category, unit: str, cases: Sequence[CaseRecord]) -> Plot:
+    panels: list[tuple[str, Value]] = [
+        ("latency, p50 (ms)", lambda case: case.p50_ms),
+        (f"throughput ({unit})", lambda case: case.throughput),
+        ("whole case (s)", lambda case: case.seconds),
+    ]
+    rows = _fastest_first(cases)
+    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}):
+        figure = Figure(figsize=(9.6, 1.0 + INCHES_A_ROW * max(len(rows), 2)), layout="constrained")
+        axes: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (title, value) in zip(axes, panels, strict=True):
+            _dots(axis, results, cases, rows, value)
+            axis.set_xlabel(title)
+        axes[0].set_yticks(range(len(rows)), rows)
+        axes[0].set_ylim(len(rows) - 0.4, -0.6)
+        figure.suptitle(str(category), x=0.01, ha="left", weight="bold")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    lines = [f"{case.case}: p50 {number(case.p50_ms)} ms" for case in cases]
+    svg = buffer.getvalue()
+    return Plot(svg[svg.index("<svg") :], "\n".join(lines))
+
+
+def _fastest_first(cases: Iterable[CaseRecord]) -> list[str]:
+    best: dict[str, float] = {}
+    for case in cases:
+        name = _row_name(case)
+        best[name] = min(best.get(name, float("inf")), case.p50_ms or 0)
+    return sorted(best, key=lambda name: best[name])
+
+
+def _row_name(case: CaseRecord) -> str:
+    return case.case.rpartition("@")[0]
+
+
+def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Sequence[str], value: Value) -> None:
+    seen: list[float] = []
+    for at, target in enumerate(results.targets):
+        points = [(found, case) for case in cases if case.target == target and (found := value(case))]
+        if not points:
+            continue
+        dots = axis.scatter(
+            [found for found, _ in points],
+            [rows.index(_row_name(case)) for _, case in points],
+            s=22,
+            label=target,
+            color=COLOURS[at % len(COLOURS)],
+            marker=MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],
+        )
+        dots.set_urls([results.link(case) or "" for _, case in points])
+        seen += [found for found, _ in points]
+    axis.grid(axis="both", color="#dddddd", linewidth=0.6)
+    axis.tick_params(length=0)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    _scale(axis, seen)
+
+
+def _scale(axis: Axes, seen: Sequence[float]) -> None:
+    if seen and max(seen) > LINEAR_UP_TO * min(seen):
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda found, _: number(found)))

@@ -1,0 +1,90 @@
+"""The run as a static site: the summary, a page for each executed notebook, one style sheet; all links relative."""
+
+import re
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from markupsafe import Markup
+from nbformat import NotebookNode
+
+from proofbook.report.collect import Results
+from proofbook.report.markup import chip, clip
+from proofbook.report.pages import exporter, page, style_sheet
+from proofbook.workbook.records import CaseRecord
+
+_HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
+_CASE_LINK = re.compile(r'(href="cases/[^"#?]+)\.ipynb"')
+
+
+def build_site(results: Results, summary: NotebookNode) -> Path:
+    """Write ``site/`` into the run's folder, replacing an earlier one only when the new one is whole.
+
+    Returns:
+        the path of ``site/index.html``.
+    """
+    site = results.folder / "site"
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=results.folder) as beside:
+        new, old = Path(beside, "new"), Path(beside, "old")
+        new.mkdir()
+        _write(new / "style.css", style_sheet())
+        _write(new / "index.html", _summary_page(results, summary))
+        through = exporter(code=True)
+        for case in results.cases:
+            if results.link(case) is not None:
+                html = page(through, _notebook(results.folder / case.notebook), _about_case(results, case))
+                _write(new / page_path(case), html)
+        if site.exists():
+            site.rename(old)
+        shutil.move(new, site)
+    return site / "index.html"
+
+
+def page_path(case: CaseRecord) -> str:
+    """Where a case's page lies in the site."""
+    return case.notebook.removesuffix(".ipynb") + ".html"
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+
+
+def _summary_page(results: Results, summary: NotebookNode) -> str:
+    prose = "\n".join(cell.source for cell in summary.cells if cell.cell_type == "markdown")
+    about = _about(results, "summary", f"{results.name} · proofbook", root="")
+    # nbconvert makes a heading's anchor of its words
+    about["links"] = [(title, f"#{title.replace(' ', '-')}") for title in _HEADING.findall(prose)]
+    return _CASE_LINK.sub(r'\1.html"', page(exporter(code=False), summary, about))
+
+
+def _about(results: Results, kind: str, title: str, root: str) -> dict[str, Any]:
+    foot = f"proofbook {version('proofbook')}, run {results.name}"
+    return {"kind": kind, "title": title, "root": root, "run": results.name, "links": [], "banner": "", "foot": foot}
+
+
+def _about_case(results: Results, case: CaseRecord) -> dict[str, Any]:
+    root = "../" * case.notebook.count("/")
+    about = _about(results, "case", f"{case.case}: {case.verdict}", root)
+    row = case.case.rpartition("@")[0]
+    about["links"] = [
+        (other.target, f"{root}{page_path(other)}")
+        for other in results.cases
+        if other.case.rpartition("@")[0] == row and other.case != case.case and results.link(other) is not None
+    ]
+    about["banner"] = Markup('<div class="banner">{} <strong>{}</strong> {}<pre><code>{}</code></pre></div>').format(
+        chip(case.verdict), case.case, clip(case.reason), case.rerun
+    )
+    return about
+
+
+def _notebook(path: Path) -> NotebookNode:
+    """The executed notebook, or, where the file is damaged, one that says so."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat, JSON and the file system each raise their own
+        said = f"# {path.name} can't be read\n\n`{type(error).__name__}`: {str(error)[:500]}"
+        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(said)])
