@@ -1,26 +1,71 @@
 """Which layers of a stack stay: enough that every kind of layer that the stack mixes still appears."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Kept = Mapping[int, tuple[int, ...]]  # by the number of layers of the whole stack
+from proofbook.subject.shrink_rules import Role
 
 
-def kept_layers(depth: int, per_layer: Iterable[list[Any]], indices: Iterable[list[int]]) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class Stack:
+    """A stack of layers, and the indices of those that stay, in order."""
+
+    depth: int
+    kept: tuple[int, ...]
+
+    def pick(self, values: Sequence[Any]) -> list[Any]:
+        """The entries of a list by layer that belong to the layers that stay."""
+        return [values[index] for index in self.kept]
+
+    def reindex(self, values: Sequence[int]) -> list[int]:
+        """Indices of layers, counted anew among those that stay; negative ones count from the end, as before."""
+        return [
+            self.kept.index(value) if value >= 0 else max(value, -len(self.kept))
+            for value in values
+            if value < 0 or value in self.kept
+        ]
+
+    def reindex_outputs(self, values: Sequence[int]) -> list[int]:
+        """Indices of hidden states, counted anew: 0 is the input of the first layer, n the output of the n-th."""
+        inside = [index + 1 for index in self.reindex([value - 1 for value in values if value > 0])]
+        outside = [max(value, -len(self.kept)) for value in values if value <= 0]
+        return [*outside, *inside]
+
+
+def cut(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> dict[str, Any]:
+    """The fields of a configuration with every stack cut to the layers that stay.
+
+    Depths become their number; lists with an entry a layer lose those of the others; lists of indices of layers are
+    counted anew; stages lose layers, never themselves.
+    """
+    stacks = [_stack(depth, fields, roles) for depth in sorted(_depths(fields, roles))]
+    return {name: _cut(name, value, roles[name], stacks) for name, value in fields.items()}
+
+
+def _depths(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> set[int]:
+    return {v for k, v in fields.items() if roles[k] is Role.LAYERS and type(v) is int and v > 2}
+
+
+def _stack(depth: int, fields: Mapping[str, Any], roles: Mapping[str, Role]) -> Stack:
+    by_layer = [v for k, v in fields.items() if _is_by_layer(v, depth, roles[k])]
+    named = [v for k, v in fields.items() if _is_indices(k, v, depth) and not _is_outputs(k)]
+    outputs = [[n - 1 for n in v if n > 0] for k, v in fields.items() if _is_indices(k, v, depth) and _is_outputs(k)]
+    return Stack(depth, kept_layers(depth, by_layer, [*named, *outputs]))
+
+
+def kept_layers(depth: int, by_layer: Iterable[Sequence[Any]], indices: Iterable[Sequence[int]]) -> tuple[int, ...]:
     """The indices of the layers that stay, in order.
 
     Args:
         depth: how many layers the stack has.
-        per_layer: lists of that length which say something of each layer.
-        indices: lists of some of its layers. The first and the last that a list names stay, all where it names at
-            most four, and one layer that it does not name.
+        by_layer: lists of that length which say something of each layer: the first layer of each kind stays.
+        indices: lists of some of its layers: all that it names stay, or the first and the last where it names more
+            than four; and one layer that it does not name.
     """
-    if depth <= 2:
-        return tuple(range(depth))
     kept = {0}
-    kinds = list(zip(*per_layer, strict=True))
-    for kind in {repr(kind): kind for kind in kinds}.values():
-        kept.add(kinds.index(kind))
+    kinds = [repr(kind) for kind in zip(*by_layer, strict=True)]
+    kept.update(kinds.index(kind) for kind in set(kinds))
     for named in indices:
         inside = sorted({index for index in named if 0 <= index < depth})
         kept.update(inside if len(inside) <= 4 else (inside[0], inside[-1]))
@@ -30,21 +75,39 @@ def kept_layers(depth: int, per_layer: Iterable[list[Any]], indices: Iterable[li
     return tuple(sorted(kept))
 
 
-def pick(values: list[Any], kept: tuple[int, ...]) -> list[Any]:
-    """The entries of a list by layer that belong to the layers that stay."""
-    return [values[index] for index in kept]
+def _is_by_layer(value: Any, depth: int, role: Role) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == depth and role is not Role.STAGES
 
 
-def reindex(values: list[int], kept: tuple[int, ...], depth: int) -> list[int]:
-    """Indices of layers, counted anew among those that stay; negative ones count from the end, as before."""
-    return [
-        kept.index(value) if value in kept else len(kept) if value == depth else max(value, -len(kept))
-        for value in values
-        if value in kept or value < 0 or value == depth
-    ]
+def _is_indices(name: str, value: Any, depth: int) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and 0 < len(value) < depth
+        and all(type(index) is int and -depth <= index <= depth for index in value)
+        and any(word in name for word in ("ind", "idx", "_ids", "layer", "_blocks"))
+    )
 
 
-def stages(depths: list[int]) -> list[int]:
+def _is_outputs(name: str) -> bool:
+    return "out_ind" in name
+
+
+def _cut(name: str, value: Any, role: Role, stacks: Sequence[Stack]) -> Any:
+    if type(value) is int and role is Role.LAYERS:
+        return next((len(stack.kept) for stack in stacks if stack.depth == value), value)
+    if not isinstance(value, (list, tuple)):
+        return value
+    for stack in stacks:
+        if _is_by_layer(value, stack.depth, role):
+            return type(value)(stack.pick(value))
+        if _is_indices(name, value, stack.depth):
+            return type(value)(stack.reindex_outputs(value) if _is_outputs(name) else stack.reindex(value))
+    if role in (Role.STAGES, Role.LAYERS) and value and all(type(n) is int for n in value):
+        return type(value)(stages(value))
+    return value
+
+
+def stages(depths: Sequence[int]) -> list[int]:
     """Layers by stage: one each; two in the first stage and in the deepest, where they had two."""
-    deepest = depths.index(max(depths)) if depths else 0
+    deepest = depths.index(max(depths))
     return [min(n, 2) if index in (0, deepest) else min(n, 1) for index, n in enumerate(depths)]

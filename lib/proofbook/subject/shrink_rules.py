@@ -28,6 +28,7 @@ class Role(Enum):
     LEADING = auto()  # the first n layers are of another kind
     EXPERTS = auto()
     TOP_K = auto()
+    EXPERT_GROUPS = auto()
     GROUPS = auto()
     QUERIES = auto()  # learned queries, latents
     FRAMES = auto()
@@ -52,12 +53,13 @@ _NAMES: tuple[tuple[str, Role], ...] = (
     (r".*(experts_per_tok(en)?|moe_top_?k|moe_k|num_selected_experts|index_topk|top_k_experts|num_topk)", Role.TOP_K),
     (r".*(shared_experts?|zero_expert_num)", Role.KEEP),
     (r"(num|n|moe_num)_(local_|routed_)?experts|num_(routed_|local_)?experts|moe_num_experts|.*num_experts", Role.EXPERTS),
-    (r"(n_group|num_expert_group|topk_group|num_groups|.*_groups|n_groups|.*ngroups)", Role.GROUPS),
+    (r"n_group|num_expert_group|topk_group|n_expert_groups?", Role.EXPERT_GROUPS),
+    (r"(num_groups|.*_groups|n_groups|.*ngroups)", Role.GROUPS),
     (r".*(sliding_window|attention_window|sliding_window_size|attention_chunk_size|attention_window_size)", Role.WINDOW),
     (r"local_attention|local_radius|.*attn_chunk_length|global_block_size|block_size|index_block_size", Role.WINDOW),
     (r"window_size(_per_stage)?", Role.PIXEL_WINDOW),
     (r".*(_every_n_layers|_interval|window_pattern|_period|sparse_step|_frequency|layer_freq|_layer_step)", Role.PERIOD),
-    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index|num_(first|last)_.*layers|max_window_layers", Role.LEADING),
+    (r"first_k_dense_replace|num_kv_shared_layers|num_dense_layers|moe_layer_start_index|num_(first|last)_.*layers|max_window_layers", Role.LEADING),
     (r".*(max_position_embeddings|n_positions|max_.*positions|max_seq_len|context_length|n_ctx|seq_len)", Role.POSITIONS),
     (r"(model_)?max_length|max_text_len(gth)?|max_ep_len|max_encoder_position.*|max_decoder_position.*|mem_len", Role.POSITIONS),
     (r".*(num|n)_queries.*|num_query_tokens|.*num_latents.*|num_detection_tokens|.*n_latents|num_prompts|num_global_tokens",
