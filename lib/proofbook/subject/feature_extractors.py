@@ -35,9 +35,7 @@ def build_feature_extractor(spec: Model, config: PreTrainedConfig) -> Any:
     """
     name = FEATURE_EXTRACTOR_MAPPING_NAMES.get(spec.model_type)
     if name is None:
-        raise LookupError(
-            f"{spec.name}: transformers has no feature extractor for model type {spec.model_type!r}"
-        )
+        raise LookupError(f"{spec.name}: transformers has no feature extractor for model type {spec.model_type!r}")
     kind = getattr(transformers, name)
     given = spec.tiny.processor.get("feature_extractor", {}) if spec.tiny else {}
     return kind(**_parameters(kind, config) | given)
@@ -63,6 +61,8 @@ def _parameters(kind: type, config: PreTrainedConfig) -> dict[str, Any]:
     found["feature_size"] = _value(config, _CHANNELS if accepted["feature_size"].default == 1 else _MEL_BINS)
     if "chunk_length" in accepted:
         found["chunk_length"] = _whole_seconds(kind, config)
+    if "max_length_s" in accepted:
+        found["max_length_s"] = _seconds_of_spectrogram(kind, config)
     if "truncation" in accepted:
         # CLAP: only the variant with fusion has weights for the four views of a long clip
         found["truncation"] = "fusion" if _value(config, ("enable_fusion",)) else "rand_trunc"
@@ -78,9 +78,19 @@ def _whole_seconds(kind: type, config: PreTrainedConfig) -> int | None:
     owner = _owner(config, ("max_source_positions",))
     if owner is None:
         return None
-    frames = owner.max_source_positions / _positions_per_frame(kind, owner)
+    frames = float(owner.max_source_positions / _positions_per_frame(kind, owner))
     default = kind()
-    return max(1, math.ceil(frames * default.hop_length / default.sampling_rate))
+    return max(1, math.ceil(frames * int(default.hop_length) / int(default.sampling_rate)))
+
+
+def _seconds_of_spectrogram(kind: type, config: PreTrainedConfig) -> int | None:
+    """The window of an extractor whose model folds the spectrogram into a square of ``spec_size`` (CLAP)."""
+    owner = _owner(config, ("spec_size",))
+    if owner is None:
+        return None
+    frames = int(owner.spec_size * (owner.spec_size // owner.num_mel_bins))
+    default = kind()
+    return max(1, frames * int(default.hop_length) // int(default.sampling_rate))
 
 
 def _positions_per_frame(kind: type, owner: PreTrainedConfig) -> float:

@@ -38,10 +38,7 @@ class Recording:
 def recordings(rate: int | None = None) -> list[Recording]:
     """The recordings, all of different length (1.0 to 1.4 s), at ``rate`` samples a second (their own: 16000)."""
     clips = [_read(*clip) for clip in _CLIPS]
-    return [
-        Recording(resample(c.samples, c.rate, rate or c.rate), rate or c.rate, c.text, c.language)
-        for c in clips
-    ]
+    return [Recording(resample(c.samples, c.rate, rate or c.rate), rate or c.rate, c.text, c.language) for c in clips]
 
 
 def resample(samples: Samples, rate: int, to: int) -> Samples:
@@ -59,4 +56,4 @@ def _read(file: str, language: str, text: str) -> Recording:
         if (clip.getsampwidth(), clip.getnchannels()) != (2, 1):
             raise ValueError(f"{file}: must be 16-bit mono")
         pulses = np.frombuffer(clip.readframes(clip.getnframes()), dtype="<i2")
-        return Recording(pulses.astype(np.float32) / 32768, clip.getframerate(), text, language)
+        return Recording((pulses / 32768).astype(np.float32), clip.getframerate(), text, language)
