@@ -5,6 +5,7 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proofbook.catalog import Category, Model, load_catalog
 from proofbook.catalog.schema import Exception_
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
