@@ -4,12 +4,13 @@ Gluing emits the message that scrapbook documents for a JSON scrap rather than i
 kernel as much as that of torch. Reading goes through scrapbook itself.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proofbook.workbook.records import CaseRecord, CheckRecord
+from proofbook.workbook.records import CaseRecord, CheckRecord, Record
 
 CASE, CHECKS = "proofbook.case", "proofbook.checks"
 
@@ -28,8 +29,8 @@ class Scraps:
 
 def glue(case: CaseRecord, checks: Sequence[CheckRecord]) -> None:
     """Glue the records of a case into the notebook that is running."""
-    _glue(CASE, case.model_dump(mode="json"))
-    _glue(CHECKS, [check.model_dump(mode="json") for check in checks])
+    _glue(CASE, _plain(case))
+    _glue(CHECKS, [_plain(check) for check in checks])
 
 
 def read(path: Path) -> Scraps:
@@ -54,6 +55,11 @@ def read(path: Path) -> Scraps:
         )
     except ValueError as error:
         raise NoScraps(f"{path}: its scraps are of another shape: {error}") from error
+
+
+def _plain(record: Record) -> Any:
+    """A record as JSON has it: by way of text, since only there NaN and infinity become null."""
+    return json.loads(record.model_dump_json())
 
 
 def _glue(name: str, data: Any) -> None:
