@@ -18,13 +18,12 @@ from transformers.models.auto.configuration_auto import model_type_to_module_nam
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
 from proofbook.catalog import Model
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
-from proofbook.verdict import Blocked
+from proofbook.subject.video_processors import build_video_processor
 
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
 _PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
@@ -122,25 +121,11 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
     if name.endswith("image_processor"):
         return build_image_processor(spec, config)
     if name.endswith("video_processor"):
-        return _video_processor(spec)
+        return build_video_processor(spec, config)
     if name.endswith("feature_extractor"):
         return build_feature_extractor(spec, config)
     prefix = name.removesuffix("tokenizer")
     return build_tokenizer(spec, getattr(config, f"{prefix}config") if prefix else config)
-
-
-def _video_processor(spec: Model) -> Any:
-    """The video processor, in its defaults; None where it needs torchvision, and the task works without it."""
-    name = (VIDEO_PROCESSOR_MAPPING_NAMES.get(spec.model_type) or {}).get("torchvision")
-    if name:
-        return getattr(transformers, name)()
-    if spec.task.startswith("video"):
-        raise Blocked(
-            "torchvision",
-            f"transformers has no video processor for {spec.model_type} without it",
-            "Install the torchvision that matches the installed torch",
-        )
-    return None
 
 
 class _Lenient:
