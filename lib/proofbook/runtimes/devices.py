@@ -109,4 +109,8 @@ def _description(name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: asdict(device) for name, device in detect_all().items()}))
+    answer = {
+        name: {**asdict(device), "remedy": "" if device.available else _REMEDIES.get(name, "")}
+        for name, device in detect_all().items()
+    }
+    print(json.dumps(answer))

@@ -1,0 +1,190 @@
+"""The papermill engine ``proofbook``: nbclient's, with a time limit for the whole notebook and honest metadata.
+
+papermill alone marks every cell of a notebook as completed whose kernel died or ran out of time, those that were
+never reached included. Here the cell concerned is marked failed and shows the cause as its error, cells that
+never ran stay pending, and ``metadata.proofbook`` holds ``verdict`` and ``reason``. An execution that came to the
+end of its last cell has no such entry.
+
+By hand: ``papermill --engine proofbook --execution-timeout 120 IN.ipynb OUT.ipynb``.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, NotebookExecutionManager
+from papermill.log import logger
+
+from proofbook.batch.kernels import Kernel, Stopped, Switch, TimeLimit, start_kernel
+from proofbook.batch.ledger import METADATA
+from proofbook.verdict import Verdict
+
+# seconds for a kernel to start, and for the output of a finished cell to arrive on a busy machine
+STARTUP, OUTPUT = 120, 60
+
+
+class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
+    """nbclient's engine with a limit for the whole notebook, and metadata that say what happened."""
+
+    @classmethod
+    def execute_notebook(
+        cls,
+        nb: NotebookNode,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: bool = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        **kwargs: Any,
+    ) -> NotebookNode:
+        """As papermill's, except that no cell is called completed that did not run."""
+        watched = _Manager(nb, output_path, log_output, progress_bar, autosave_cell_every)
+        watched.notebook_start()
+        try:
+            cls.execute_managed_notebook(watched, kernel_name, log_output=log_output, **kwargs)
+        finally:
+            watched.cleanup_pbar()
+            watched.notebook_complete()
+        return watched.nb
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: NotebookExecutionManager,
+        kernel_name: str,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: int = STARTUP,
+        execution_timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        switch: Switch | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Execute the cells in a kernel of its own.
+
+        Args:
+            nb_man: papermill's view of the notebook.
+            kernel_name: not used: a kernel is always this interpreter.
+            log_output, stdout_file, stderr_file, start_timeout: as papermill's.
+            execution_timeout: seconds for the whole notebook, the start of the kernel included; None for no limit.
+            environment: variables for the kernel, over those of this process.
+            switch: what else can end the execution.
+            kwargs: other options of papermill's; none of them has a meaning here.
+
+        Raises:
+            Stopped: the switch was turned off meanwhile.
+        """
+        switch = switch or Switch()
+        with start_kernel(environment or {}) as kernel, switch.holds(kernel):
+            client = _Client(
+                nb_man,
+                km=kernel.manager,
+                log=logger,
+                log_output=log_output,
+                stdout_file=stdout_file,
+                stderr_file=stderr_file,
+                startup_timeout=math.ceil(execution_timeout or start_timeout),
+                iopub_timeout=OUTPUT,
+            )
+            with TimeLimit(kernel, execution_timeout) as limit:
+                error = client.run()
+            if switch.is_off:
+                raise Stopped
+            if limit.passed or error is not None:
+                _record(nb_man, client.at, _how_it_ended(kernel, limit, error), kernel)
+            if isinstance(error, KeyboardInterrupt):
+                raise error
+
+
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
+    """papermill's client, which keeps the error that ended the execution and the cell in which it came."""
+
+    at: int | None = None
+
+    def run(self) -> BaseException | None:
+        """Execute all cells; the error that ended it before the last, if one did."""
+        try:
+            self.execute(cleanup_kc=False)
+        except (Exception, KeyboardInterrupt) as error:
+            return error
+        finally:
+            if self.kc is not None:
+                self.kc.stop_channels()
+        return None
+
+    def papermill_execute_cells(self) -> None:
+        for index, cell in enumerate(self.nb.cells):
+            self.at = index
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except BaseException as error:
+                self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+                raise
+            finally:
+                self.nb_man.cell_complete(cell, cell_index=index)
+
+
+class _Manager(NotebookExecutionManager):  # type: ignore[misc]
+    """papermill's record of an execution, without its closing assumption that all cells ran."""
+
+    def notebook_start(self, **kwargs: Any) -> None:
+        self.nb.metadata.pop(METADATA, None)
+        super().notebook_start(**kwargs)
+
+    def notebook_complete(self, **kwargs: Any) -> None:
+        self.end_time = self.now()
+        record = self.nb.metadata.papermill
+        record["end_time"] = self.end_time.isoformat()
+        record["duration"] = (self.end_time - self.start_time).total_seconds()
+        self.save()
+
+
+def _how_it_ended(kernel: Kernel, limit: TimeLimit, error: BaseException | None) -> tuple[Verdict, str]:
+    """The verdict of an execution that did not end well, and what happened, to be followed by where."""
+    if limit.passed:
+        return Verdict.TIMEOUT, f"the case ran into its limit of {limit.seconds:g} s"
+    if isinstance(error, CellExecutionError):
+        said = error.evalue.strip().partition("\n")[0]
+        return Verdict.ERROR, f"{error.ename}: {said}" if said else error.ename
+    if isinstance(error, KeyboardInterrupt):
+        return Verdict.ERROR, "the execution was interrupted by hand"
+    if isinstance(error, DeadKernelError) or kernel.died:
+        return Verdict.CRASH, f"the kernel died: {kernel.cause_of_death()}"
+    return Verdict.ERROR, f"{type(error).__name__}: {error}"
+
+
+def _record(watched: NotebookExecutionManager, at: int | None, ended: tuple[Verdict, str], kernel: Kernel) -> None:
+    """Write into the notebook how its execution ended: its metadata, and the cell concerned."""
+    cells = watched.nb.cells
+    verdict, what = ended
+    reason = f"{what}, {'while the kernel started' if at is None else f'in {_name(cells[at], at)}'}"
+    watched.nb.metadata[METADATA] = {"verdict": str(verdict), "reason": reason}
+    watched.nb.metadata.papermill["exception"] = True
+    # a kernel that never started is shown where its work would have begun
+    index = at if at is not None else next((i for i, cell in enumerate(cells) if cell.cell_type == "code"), None)
+    if index is None or cells[index].cell_type != "code":
+        return
+    watched.cell_exception(cells[index], cell_index=index)
+    if verdict is not Verdict.ERROR or not any(map(_stops_papermill, cells[index].outputs)):
+        trace = [f"{verdict}: {reason}", *kernel.last_frames(), *kernel.last_words()]
+        cells[index].outputs.append(new_output("error", ename=verdict.capitalize(), evalue=reason, traceback=trace))
+
+
+def _stops_papermill(output: NotebookNode) -> bool:
+    """Whether papermill takes an output for a failure: any error but ``sys.exit(0)``."""
+    return output.output_type == "error" and not (output.ename == "SystemExit" and output.evalue in ("", "0", "None"))
+
+
+def _name(cell: NotebookNode, index: int) -> str:
+    """A cell as a reader finds it: its number, and its tag or first line."""
+    count = cell.get("execution_count")
+    tags = [tag for tag in cell.metadata.get("tags", []) if not tag.endswith("parameters")]
+    line = cell.source.strip().partition("\n")[0]
+    label = tags[0] if tags else line if len(line) <= 60 else f"{line[:59]}…"
+    return f"{f'In [{count}]' if count else f'cell {index + 1}'} ({label})"

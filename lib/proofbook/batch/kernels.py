@@ -1,0 +1,259 @@
+"""How a kernel is started and stopped: the one place that knows.
+
+A kernel is always this interpreter, whatever kernelspecs the user has installed; it talks over sockets in a
+scratch folder of its own (no ports to collide, nothing for others to connect to), works in that folder, reads no
+profile of the user's, and takes all its processes with it when it ends.
+"""
+
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import psutil
+    from jupyter_client.kernelspec import KernelSpec
+
+KERNEL_NAME = "python3"
+# how long a kernel may take to answer an interrupt before it is killed, in seconds
+GRACE = 5.0
+# the signal on which a kernel writes down where it is; Windows has none
+_REPORT = getattr(signal, "SIGUSR1", None)
+
+
+class Stopped(Exception):
+    """The batch was stopped while this case ran."""
+
+
+@dataclass(eq=False)
+class Kernel:
+    """A running kernel and all its processes."""
+
+    manager: Any
+    process: Any
+    scratch: Path
+    _killing: threading.Lock = field(default_factory=threading.Lock)
+
+    def interrupt(self) -> None:
+        """Ask the cell that runs to stop, as the stop button of JupyterLab does."""
+        if _REPORT:
+            self._signal(_REPORT, whole_group=False)
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the kernel and every process that came from it. Twice does no harm."""
+        with self._killing:
+            descendants = self._descendants()
+            self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+            for process in descendants:  # those that left the kernel's process group
+                _end(process)
+            self.process.wait()
+
+    @property
+    def died(self) -> bool:
+        """Whether the kernel's process has ended."""
+        return self.process.poll() is not None
+
+    def cause_of_death(self) -> str:
+        """In words, how the process ended."""
+        status = self.process.poll()
+        if status is None:
+            return "it no longer answers"
+        if status >= 0:
+            return f"it left with exit status {status}"
+        name = signal.Signals(-status).name
+        guess = {"SIGKILL": " (out of memory?)", "SIGSEGV": " (segmentation fault)"}.get(name, "")
+        return f"killed by {name}{guess}"
+
+    def last_frames(self) -> list[str]:
+        """Where the kernel was in Python code when it crashed or was interrupted, the innermost frame first."""
+        for name in ("fault", "interrupted"):
+            text = _read(self.scratch / name)
+            frames = re.findall(r"^  File .+$", text, flags=re.MULTILINE)
+            if frames:
+                outside = [i for i, frame in enumerate(frames) if "IPython" in frame and "in run_code" in frame]
+                return frames[: outside[0]] if outside else frames
+        return []
+
+    def last_words(self) -> list[str]:
+        """The last lines that the process wrote outside of any cell."""
+        return _read(self.scratch / "log").strip().splitlines()[-10:]
+
+    def _signal(self, number: int, *, whole_group: bool = True) -> None:
+        """Signal the kernel, and with it the process group that it leads."""
+        try:
+            if whole_group and hasattr(os, "killpg"):
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+        except ProcessLookupError:
+            return  # all of them have ended
+
+    def _descendants(self) -> "list[psutil.Process]":
+        import psutil
+
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+
+class Switch:
+    """Stops all kernels of a batch at once, those that are about to start included."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[Kernel] = set()
+        self.is_off = False
+
+    def off(self) -> None:
+        """Kill what runs, and whatever starts from now on."""
+        with self._lock:
+            self.is_off = True
+            running = list(self._running)
+        for kernel in running:
+            kernel.kill()
+
+    @contextmanager
+    def holds(self, kernel: Kernel) -> Iterator[None]:
+        """Let this switch reach a kernel for as long as the block runs."""
+        with self._lock:
+            self._running.add(kernel)
+            too_late = self.is_off
+        if too_late:
+            kernel.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(kernel)
+
+
+class TimeLimit(AbstractContextManager["TimeLimit"]):
+    """Interrupts a kernel after a time, and kills it when it doesn't mind.
+
+    Args:
+        kernel: what to stop.
+        seconds: after how long; None for never.
+    """
+
+    def __init__(self, kernel: Kernel, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.passed = False
+        self._kernel = kernel
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        if self.seconds is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self.seconds is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        if self._over.wait(self.seconds):
+            return
+        self.passed = True
+        self._kernel.interrupt()
+        if not self._over.wait(GRACE):
+            self._kernel.kill()
+
+
+@contextmanager
+def start_kernel(environment: Mapping[str, str]) -> Iterator[Kernel]:
+    """A fresh kernel; at the end of the block nothing of it is left.
+
+    Args:
+        environment: variables laid over those of this process (see :func:`kernel_environment`).
+    """
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        work = scratch / "work"
+        work.mkdir()
+        sockets = {"transport": "ipc", "ip": str(scratch / "s")} if os.name == "posix" else {}
+        manager = AsyncKernelManager(
+            kernel_name=KERNEL_NAME,
+            kernel_spec_manager=_spec_manager(scratch),
+            connection_file=str(scratch / "connection.json"),
+            **sockets,
+        )
+        variables = {**os.environ, **environment, "IPYTHONDIR": str(scratch / "ipython")}
+        with (scratch / "log").open("wb") as log:
+            run_sync(manager.start_kernel)(cwd=str(work), env=variables, stdout=log, stderr=log)
+        kernel = Kernel(manager, manager.provisioner.process, scratch)
+        try:
+            yield kernel
+        finally:
+            kernel.kill()
+            run_sync(manager.cleanup_resources)()
+
+
+def kernel_environment(threads: int) -> dict[str, str]:
+    """The variables in which a kernel differs from the process that starts it.
+
+    The same for a batch and for debugging by hand, so that both give the same numbers.
+    """
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    return {**counts, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _spec_manager(scratch: Path) -> Any:
+    """A kernelspec manager that knows one kernel: ipykernel in this interpreter."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+
+    spec = KernelSpec(
+        argv=[
+            *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+            "--log-level=ERROR",
+            "--HistoryManager.hist_file=:memory:",
+            f"--IPKernelApp.exec_lines={_reporting(scratch)}",
+        ],
+        display_name="Python 3 (proofbook)",
+        language="python",
+    )
+
+    class OneKernel(KernelSpecManager):  # type: ignore[misc]
+        def get_kernel_spec(self, kernel_name: str) -> "KernelSpec":
+            return spec
+
+    return OneKernel()
+
+
+def _reporting(scratch: Path) -> str:
+    """Code by which a kernel writes its Python frames into ``scratch`` when it crashes, and on :data:`_REPORT`.
+
+    It is an expression, so that it leaves no name behind among those of the notebook.
+    """
+    handler = "__import__('faulthandler')"
+    code = f"{handler}.enable(open({str(scratch / 'fault')!r}, 'w'), all_threads=False)"
+    if _REPORT:
+        file = f"open({str(scratch / 'interrupted')!r}, 'w')"
+        code += f"; {handler}.register({int(_REPORT)}, {file}, all_threads=False)"
+    return code
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _end(process: "psutil.Process") -> None:
+    import psutil
+
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return

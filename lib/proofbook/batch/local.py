@@ -1,0 +1,203 @@
+"""Executes planned cases on this machine, several at a time, each by papermill in a kernel of its own."""
+
+import json
+import logging
+import os
+import queue
+import threading
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proofbook.batch.kernels import KERNEL_NAME, Stopped, Switch, kernel_environment
+from proofbook.batch.ledger import METADATA, Result, read_result
+from proofbook.batch.machine import MachineryFailed, threads
+from proofbook.batch.plan import Plan, PlannedCase
+from proofbook.catalog import Weights
+from proofbook.files import write_atomic
+from proofbook.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Started:
+    """A case has begun."""
+
+    case: PlannedCase
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A case has come to its end, with what its notebook says."""
+
+    case: PlannedCase
+    result: Result
+
+
+def execute(
+    plan: Plan, folder: Path, notebooks: Path, jobs: int, *, only: Sequence[PlannedCase] | None = None
+) -> Generator[Started | Finished, None, None]:
+    """Execute cases of a plan, and yield what happens as it happens.
+
+    Cases with tiny weights run ``jobs`` at a time; each with real weights has the machine to itself. When the
+    iterator is closed or interrupted, the kernels that run are killed, and their cases leave nothing.
+
+    Args:
+        plan: the run's plan.
+        folder: the run's folder.
+        notebooks: the folder of the category notebooks.
+        jobs: how many cases run at a time, one or more.
+        only: the cases to execute; all by default.
+
+    Raises:
+        MachineryFailed: not even the failure of a case could be written down.
+    """
+    _load_papermill()
+    cases = plan.cases if only is None else only
+    tiny = [case for case in cases if case.weights is Weights.TINY]
+    real = [case for case in cases if case.weights is not Weights.TINY]
+    for group, width in ((tiny, jobs), (real, 1)):
+        yield from _Workers(plan, folder, notebooks, group, width)
+
+
+class _Workers:
+    """Threads that execute cases until none is left; iterating yields their events."""
+
+    def __init__(self, plan: Plan, folder: Path, notebooks: Path, cases: Sequence[PlannedCase], width: int) -> None:
+        self._plan, self._folder, self._notebooks = plan, folder, notebooks
+        self._left: queue.SimpleQueue[PlannedCase] = queue.SimpleQueue()
+        for case in cases:
+            self._left.put(case)
+        self._events: queue.SimpleQueue[Started | Finished | BaseException] = queue.SimpleQueue()
+        self._unfinished = len(cases)
+        self._switch = Switch()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"case-{number}") for number in range(min(width, len(cases)))
+        ]
+
+    def __iter__(self) -> Iterator[Started | Finished]:
+        try:
+            for thread in self._threads:
+                thread.start()
+            while self._unfinished:
+                event = self._events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                self._unfinished -= isinstance(event, Finished)
+                yield event
+        finally:
+            self._switch.off()
+            for thread in self._threads:
+                if thread.ident is not None:  # it was started
+                    thread.join()
+
+    def _work(self) -> None:
+        while not self._switch.is_off:
+            try:
+                case = self._left.get_nowait()
+            except queue.Empty:
+                return
+            self._events.put(Started(case))
+            try:
+                execute_case(case, self._plan.run, self._folder, self._notebooks, self._switch)
+                self._events.put(Finished(case, read_result(self._folder, self._plan.run, case)))
+            except Stopped:
+                return
+            except OSError as error:
+                self._events.put(MachineryFailed(f"{case.case}: its notebook can't be written: {error}"))
+                return
+            except BaseException as error:  # a defect of the batch: it must end the run, not a thread
+                self._events.put(error)
+                return
+
+
+def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, switch: Switch | None = None) -> None:
+    """Execute one case. Its notebook appears in the run's folder when it is complete, whatever its verdict.
+
+    Raises:
+        Stopped: the switch was turned off; there is no notebook.
+        OSError: the notebook can't be written.
+    """
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    source, final = notebooks / f"{case.category}.ipynb", folder / case.notebook
+    partial = final.with_name(f".{case.case}.{os.getpid()}.partial.ipynb")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # a failing cell is what a notebook may hold; papermill has written it down when it raises this
+        with suppress(PapermillExecutionError):
+            papermill.execute_notebook(
+                _unformatted(source),
+                _unformatted(partial),
+                parameters=parameters(case, run),
+                engine_name="proofbook",
+                kernel_name=KERNEL_NAME,
+                language="python",
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                execution_timeout=case.time_limit,
+                environment=kernel_environment(threads(case.weights)),
+                switch=switch,
+            )
+        content = _relocated(partial, source, case)
+    except (Stopped, MemoryError):
+        raise
+    except Exception as error:  # a notebook that is damaged or missing, a kernel that can't be launched
+        content = _obituary(case, source, error)
+    finally:
+        partial.unlink(missing_ok=True)
+    write_atomic(final, content)
+
+
+def parameters(case: PlannedCase, run: str = "") -> dict[str, Any]:
+    """What a case's notebook gets as its parameters; all others keep their defaults."""
+    chosen = {
+        "model": case.model,
+        "target": case.target,
+        "weights": str(case.weights),
+        "folder": case.folder,
+        "seed": case.seed,
+        "run": run,
+    }
+    return {name: value for name, value in chosen.items() if value not in (None, "")}
+
+
+def _unformatted(path: Path) -> str:
+    """A path as papermill takes it literally: it reads braces as places for parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _relocated(partial: Path, source: Path, case: PlannedCase) -> str:
+    """The executed notebook, whose metadata name its own place rather than paths of this machine."""
+    content = json.loads(partial.read_text(encoding="utf-8"))
+    content["metadata"]["papermill"].update(input_path=f"notebooks/{source.name}", output_path=case.notebook)
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _obituary(case: PlannedCase, source: Path, error: Exception) -> str:
+    """A notebook for a case that could not be executed at all."""
+    import nbformat
+
+    said = str(error).strip().partition("\n")[0]
+    reason = f"notebooks/{source.name} could not be executed: {type(error).__name__}: {said}"
+    trace = "".join(traceback.format_exception(error))
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# {case.case}\n\n{reason}\n\nAgain: `{case.rerun}`"),
+        nbformat.v4.new_raw_cell(trace),
+    ]
+    metadata = {
+        METADATA: {"verdict": str(Verdict.ERROR), "reason": reason},
+        "papermill": {"parameters": parameters(case)},
+    }
+    return f"{nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=metadata))}\n"
+
+
+def _load_papermill() -> None:
+    """Import what the threads need before there are any, and keep papermill from logging to the terminal."""
+    import papermill
+    import scrapbook  # noqa: F401
+
+    logging.getLogger(papermill.__name__).addHandler(logging.NullHandler())

@@ -1,0 +1,153 @@
+"""A run from its plan to its report, and its continuation after an interruption."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from proofbook.batch.ledger import Ledger, read_ledger
+from proofbook.batch.plan import Plan, PlannedCase
+from proofbook.verdict import Verdict
+
+
+class BadFolder(ValueError):
+    """A run's folder that can't be used; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """The run was stopped before its end; what is there is valid, and ``--resume`` goes on."""
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        left = ledger.totals[Verdict.NOT_RUN]
+        super().__init__(f"stopped: {left} of {len(ledger.plan.cases)} cases have not run")
+        self.folder = folder
+        self.ledger = ledger
+
+
+def new_folder(outputs: Path, chosen: Path | None = None) -> Path:
+    """The folder of a new run: the one chosen, else one named by the time (UTC) in ``outputs``.
+
+    Raises:
+        BadFolder: the one chosen holds something already.
+    """
+    if chosen is not None:
+        folder = chosen.resolve()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise BadFolder(
+                f"--out {chosen}: it exists and is not an empty folder. "
+                f"Choose another, or continue the run in it with `proofbook run --resume {chosen}`"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    for name in (stamp, *(f"{stamp}-{number}" for number in range(2, 1000))):
+        try:
+            (outputs / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        _point_latest(outputs, name)
+        return outputs / name
+    raise BadFolder(f"{outputs} holds a thousand runs of this second")
+
+
+def find_run(name: str, outputs: Path) -> Path:
+    """The folder of a run, by its path or by its name in ``outputs``; ``latest`` is the newest.
+
+    Raises:
+        BadFolder: there is none.
+    """
+    for folder in (Path(name), outputs / name):
+        if folder.is_dir():
+            return folder.resolve()
+    raise BadFolder(f"no run {name!r}: neither that path nor {outputs / name} is a folder")
+
+
+def unfinished(plan: Plan, folder: Path) -> list[PlannedCase]:
+    """The cases of a plan that have no executed notebook yet."""
+    return [case for case in plan.cases if not (folder / case.notebook).exists()]
+
+
+def execute_run(
+    plan: Plan,
+    folder: Path,
+    notebooks: Path,
+    jobs: int,
+    console: Console,
+    report: Callable[[Path], Path] | None = None,
+) -> tuple[Ledger, Path | None]:
+    """Execute what a run still lacks, write its ledger, close it, and make its report.
+
+    Args:
+        plan: the plan, already saved in the folder.
+        folder: the run's folder.
+        notebooks: the folder of the category notebooks.
+        jobs: how many cases run at a time.
+        console: where to show the progress.
+        report: makes the report and gives its first page; None for no report.
+
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
+        LedgerOpen: the ledger does not close.
+        MachineryFailed: a case's notebook can't be written.
+    """
+    from proofbook.batch.local import execute
+    from proofbook.batch.progress import Progress
+
+    cases = unfinished(plan, folder)
+    with _interruptible_once():
+        try:
+            with (
+                closing(execute(plan, folder, notebooks, jobs, only=cases)) as events,
+                Progress(console, len(cases)) as progress,
+            ):
+                progress.follow(events)
+        except KeyboardInterrupt:
+            raise Interrupted(folder, _write_ledger(folder, console)) from None
+        ledger = _write_ledger(folder, console)
+    return ledger, report(folder) if report else None
+
+
+def _write_ledger(folder: Path, console: Console) -> Ledger:
+    ledger = read_ledger(folder)
+    ledger.write(folder)
+    console.print(f"ledger: {ledger.closes()}", highlight=False)
+    return ledger
+
+
+@contextmanager
+def _interruptible_once() -> Iterator[None]:
+    """Let the first Ctrl-C, or the SIGTERM by which CI stops a job, raise KeyboardInterrupt, and no second one.
+
+    A second one would break into the second or two that putting things in order takes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread receives signals
+        return
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _point_latest(outputs: Path, name: str) -> None:
+    """Let the link ``latest`` point at a run, where the system has links and nothing else is called so."""
+    link = outputs / "latest"
+    if os.name != "posix" or (link.exists() and not link.is_symlink()):
+        return
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)

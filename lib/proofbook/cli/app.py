@@ -1,0 +1,135 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proofbook.catalog import Category, Weights
+from proofbook.cli.errors import exit_code_of
+
+EXIT_CODES = (
+    "Exit status: 0 all as expected; 1 a case fell short (fail, error, timeout, crash, xpass, not-run), or not one "
+    "case could run on some target; 2 wrong usage; 3 the machinery failed; 130 stopped by Ctrl-C."
+)
+
+app = typer.Typer(
+    name="proofbook",
+    help="Prove which Hugging Face models work on which hardware, whether the numbers are right, and how fast.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Listed(StrEnum):
+    """What ``proofbook list`` can list."""
+
+    MODELS = "models"
+    TARGETS = "targets"
+    SUITES = "suites"
+    CHECKS = "checks"
+
+
+Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the checkpoint, for --weights local.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def run(
+    suite: Annotated[
+        str | None, typer.Option(help="Suite to run; smoke if no suite, model or category is named.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    category: Annotated[list[Category] | None, typer.Option(help="Only this category; may be repeated.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Hardware target; may be repeated. All that this machine has.")
+    ] = None,
+    weights: Annotated[Weights | None, typer.Option(help="Weights of every case; tiny, or the suite's.")] = None,
+    folder: Folder = None,
+    seed: Seed = 0,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Seconds a case may take; the suite's, or 300.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cases at a time; one a core, as far as memory reaches.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; outputs/<time, UTC>.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Run to continue (path, name or latest): its cases without a notebook.")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="Render the summary at the end.")] = True,
+) -> None:
+    """Plan cases, execute their notebooks, close the ledger and render the summary.
+
+    Each case is a model on a target. --model and --category select from all models, or, with --suite, from the
+    suite's cases. A case with tiny weights gets one thread, one with real weights the whole machine.
+    """
+    from proofbook.cli.running import Selection, continue_run, start_run
+
+    selection = Selection(
+        suite=suite,
+        models=tuple(model or ()),
+        categories=tuple(category or ()),
+        targets=tuple(target or ()),
+        weights=weights,
+        folder=folder,
+        seed=seed,
+        time_limit=time_limit,
+        out=out,
+    )
+    code = start_run(selection, jobs, report) if resume is None else continue_run(resume, selection, jobs, report)
+    raise typer.Exit(code)
+
+
+@app.command("list")
+def list_(what: Listed, json: Json = False) -> None:
+    """List models, targets, suites or checks."""
+    from proofbook.cli.listing import show
+
+    show(what, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What this machine has: devices, targets, versions; what is missing and how to get it."""
+    from proofbook.cli.doctor import show
+
+    show(json)
+
+
+@app.command()
+def debug(
+    case: Annotated[str, typer.Argument(metavar="MODEL|PATH", help="A model, or a case's executed notebook.")],
+    target: Annotated[str | None, typer.Option(help="Hardware target; the notebook's, or cpu.")] = None,
+    weights: Annotated[Weights | None, typer.Option(help="Weights; the notebook's, or tiny.")] = None,
+    folder: Folder = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and inputs; the notebook's, or 0.")] = None,
+    browser: Annotated[bool, typer.Option(help="Open a browser; without, the address is only printed.")] = True,
+) -> None:
+    """Open a case's notebook in JupyterLab, its parameters set, in the same environment as in a run."""
+    from proofbook.cli.debugging import debug_case
+
+    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser))
+
+
+@app.command()
+def report(run: Annotated[str, typer.Argument(help="Run: a path, a name in outputs/, or latest.")]) -> None:
+    """Rebuild a run's ledger and render its summary: site/, junit.xml, summary.md, summary.ipynb."""
+    from proofbook.cli.running import report_run
+
+    report_run(run)
+
+
+def main() -> None:
+    """Run the command line; every failure ends as one clear line and an exit status."""
+    try:
+        app()
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(exit_code_of(error))

@@ -1,0 +1,64 @@
+"""``proofbook list``."""
+
+import json
+from typing import Any
+
+from proofbook.catalog import Catalog, load_catalog
+from proofbook.cli.app import Listed
+from proofbook.cli.console import console, root, table
+
+
+def show(what: Listed, as_json: bool) -> None:
+    """Print everything of one kind, as a table or as JSON."""
+    rows = _rows(what, load_catalog(root() / "params"))
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    columns = list(rows[0]) if rows else []
+    made = table(f"{len(rows)} {what}", *columns)
+    for row in rows:
+        made.add_row(*(_plain(value) for value in row.values()))
+    console().print(made, markup=False, highlight=False)
+
+
+def _rows(what: Listed, catalog: Catalog) -> list[dict[str, Any]]:
+    match what:
+        case Listed.MODELS:
+            return [
+                {
+                    "name": model.name,
+                    "category": str(model.category),
+                    "model_type": model.model_type,
+                    "class": model.model_class,
+                    "task": model.task,
+                    "hub_id": model.hub_id,
+                    "needs": list(model.needs),
+                }
+                for model in catalog.models.values()
+            ]
+        case Listed.TARGETS:
+            return [target.model_dump(mode="json") for target in catalog.targets.values()]
+        case Listed.SUITES:
+            return [_suite(name, catalog) for name in catalog.suites]
+        case Listed.CHECKS:
+            from proofbook.checks.registry import registered
+
+            return [
+                {"name": check.name, "family": check.family, "description": check.description} for check in registered()
+            ]
+
+
+def _suite(name: str, catalog: Catalog) -> dict[str, Any]:
+    from proofbook.batch.plan import suite_cases
+
+    suite = catalog.suite(name)
+    return {
+        "name": name,
+        "cases_per_target": len(suite_cases(catalog, name)),
+        "time_limit": suite.time_limit,
+        "description": suite.description,
+    }
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,121 @@
+"""``proofbook run`` and ``proofbook report``."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from proofbook.batch.ledger import Ledger, read_ledger
+from proofbook.batch.machine import cores, default_jobs, usable_targets
+from proofbook.batch.plan import Plan, make_plan
+from proofbook.batch.progress import style
+from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished
+from proofbook.catalog import Category, Weights, load_catalog
+from proofbook.cli.console import console, root, shown
+from proofbook.cli.errors import FELL_SHORT, STOPPED, WrongUsage
+from proofbook.verdict import Verdict
+
+# failures named again at the end of a run; the summary has them all
+LAST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a new run is asked to hold."""
+
+    suite: str | None
+    models: tuple[str, ...]
+    categories: tuple[Category, ...]
+    targets: tuple[str, ...]
+    weights: Weights | None
+    folder: Path | None
+    seed: int
+    time_limit: float | None
+    out: Path | None
+
+
+def start_run(wanted: Selection, jobs: int | None, report: bool) -> int:
+    """Plan and execute a new run; the exit status."""
+    out, workbook = console(), root()
+    catalog = load_catalog(workbook / "params")
+    targets = wanted.targets
+    if not targets:
+        with out.status("finding the devices of this machine"):
+            targets = tuple(usable_targets(catalog))
+    plan = make_plan(
+        catalog,
+        run="",
+        suite=wanted.suite,
+        models=wanted.models,
+        categories=wanted.categories,
+        targets=targets,
+        weights=wanted.weights,
+        folder=wanted.folder,
+        seed=wanted.seed,
+        time_limit=wanted.time_limit,
+    )
+    folder = new_folder(workbook / "outputs", wanted.out)
+    plan = plan.model_copy(update={"run": folder.name})
+    plan.save(folder)
+    return _execute(plan, folder, workbook, jobs, report, out)
+
+
+def continue_run(name: str, wanted: Selection, jobs: int | None, report: bool) -> int:
+    """Execute the cases that a run still lacks; the exit status."""
+    if any(asdict(wanted).values()):
+        raise WrongUsage("--resume continues a run as it was planned: only --jobs and --no-report go with it")
+    workbook = root()
+    folder = find_run(name, workbook / "outputs")
+    return _execute(Plan.load(folder), folder, workbook, jobs, report, console())
+
+
+def report_run(name: str) -> None:
+    """Rebuild a run's ledger from its notebooks and render its summary."""
+    out, folder = console(), find_run(name, root() / "outputs")
+    ledger = read_ledger(folder)
+    ledger.write(folder)
+    out.print(f"ledger: {ledger.closes()}", highlight=False)
+    out.print(f"summary: {shown(_builder()(folder))}", highlight=False, soft_wrap=True)
+
+
+def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report: bool, out: Console) -> int:
+    jobs = jobs or default_jobs()
+    left = len(unfinished(plan, folder))
+    out.print(
+        f"run {plan.run}: {left} of {len(plan.cases)} cases to execute on {', '.join(plan.targets)}; "
+        f"{jobs} at a time on {cores()} cores, in {shown(folder)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    try:
+        ledger, page = execute_run(plan, folder, workbook / "notebooks", jobs, out, _builder(out) if report else None)
+    except Interrupted as stopped:
+        again = f"proofbook run --resume {shlex.quote(shown(folder))}"
+        out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)
+        return STOPPED
+    _close(ledger, page, out)
+    return FELL_SHORT if ledger.fell_short else 0
+
+
+def _builder(out: Console | None = None) -> Callable[[Path], Path]:
+    from proofbook.report.build import build_report
+
+    return build_report
+
+
+def _close(ledger: Ledger, page: Path | None, out: Console) -> None:
+    """Name what fell short, and where the summary lies."""
+    short = [case for case in ledger.cases if case.verdict.fell_short]
+    for case in short[:LAST_SHOWN]:
+        out.print(f"[{style(case.verdict)}]{case.verdict:8}[/] ", end="")
+        out.print(f"{case.case}: {case.reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(short) > LAST_SHOWN:
+        out.print(f"… and {len(short) - LAST_SHOWN} more")
+    for target in ledger.blocked_targets():
+        reason = next(case.reason for case in ledger.cases if case.target == target)
+        out.print(f"[{style(Verdict.BLOCKED)}]blocked [/] ", end="")
+        out.print(f"not one case could run on {target}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if page is not None:
+        out.print(f"summary: {shown(page)}", highlight=False, soft_wrap=True)
