@@ -23,8 +23,8 @@ SIGNS = {
     Verdict.CRASH: "☠",
     Verdict.SKIP: "–",
     Verdict.BLOCKED: "⊘",
-    Verdict.XFAIL: "✘ (known)",
-    Verdict.XPASS: "✔ (unexpected)",
+    Verdict.XFAIL: "↓",
+    Verdict.XPASS: "↑",
     Verdict.NOT_RUN: "○",
 }
 # from the Okabe-Ito palette, which the colour-blind can tell apart
