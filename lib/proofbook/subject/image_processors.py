@@ -122,13 +122,16 @@ def _scaled_sizes(defaults: Mapping[str, Any], config: PreTrainedConfig) -> dict
     else:
         factor = shorter / final.get("height", final.get("shortest_edge"))
     return {
-        name: {edge: max(1, round(pixels * factor)) for edge, pixels in size.items()}
-        for name, size in sizes.items()
+        name: {edge: max(1, round(pixels * factor)) for edge, pixels in size.items()} for name, size in sizes.items()
     }
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and set(value) <= {"height", "width", "shortest_edge", "longest_edge"}
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and set(value) <= {"height", "width", "shortest_edge", "longest_edge"}
+    )
 
 
 def _areas(config: PreTrainedConfig) -> dict[str, Any]:

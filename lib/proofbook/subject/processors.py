@@ -23,6 +23,7 @@ from proofbook.catalog import Model
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
+from proofbook.subject.tokenizers.choice import vocabulary_size
 from proofbook.subject.video_processors import build_video_processor
 
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
@@ -53,7 +54,7 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
         return _part(_lone_part(spec), spec, config)
     parts = {name: _part(name, spec, config) for name in cls.get_attributes()}
     if "tokenizer" in parts:
-        parts["tokenizer"].add_tokens(sorted(_placeholders(cls, config)), special_tokens=True)
+        _prepare(parts["tokenizer"], cls, config)
     absent = frozenset(name for name, part in parts.items() if part is None)
     processor = (_lenient(cls, absent) if absent else cls)(**parts, **_arguments(cls, spec, config))
     if "chat_template" in inspect.signature(cls.__init__).parameters:
@@ -68,6 +69,7 @@ def align(config: PreTrainedConfig, processor: Any) -> None:
         fit_window(config, extractor)
     tokenizer = part_of(processor, "tokenizer")
     if tokenizer is not None:
+        _make_room(config, tokenizer)
         align_text(config, tokenizer)
         _align_placeholders(config, processor, tokenizer)
 
@@ -168,6 +170,14 @@ def _shuffled_patches(config: PreTrainedConfig) -> int:
     return int(side**2 / (lookup(config, "scale_factor") or 1) ** 2)
 
 
+def _prepare(tokenizer: Any, cls: Any, config: PreTrainedConfig) -> None:
+    """Give a tokenizer what a composite counts on: its placeholders, and the length that texts are padded to."""
+    tokenizer.add_tokens(sorted(_placeholders(cls, config)), special_tokens=True)
+    positions = lookup(config, "max_position_embeddings")
+    if positions is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+
+
 def _placeholders(cls: Any, config: PreTrainedConfig) -> Iterator[str]:
     """The special tokens that a processor's source names, and those that the configuration has an id for."""
     source = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
@@ -178,6 +188,15 @@ def _placeholders(cls: Any, config: PreTrainedConfig) -> Iterator[str]:
         for name in vars(part):
             if name.startswith("vision_") and (match := _TOKEN_ID.fullmatch(name)):
                 yield f"<|{match['name']}|>"
+
+
+def _make_room(config: PreTrainedConfig, tokenizer: Any) -> None:
+    """Let the vocabulary grow by the tokens that a processor added to its tokenizer."""
+    size = vocabulary_size(config)
+    if len(tokenizer) > size:
+        for part in sub_configs(config):
+            if getattr(part, "vocab_size", None) == size:
+                part.vocab_size = len(tokenizer)
 
 
 def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any) -> None:

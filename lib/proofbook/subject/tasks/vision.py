@@ -69,9 +69,7 @@ class InstanceSegmentation(_OfPhotographs):
 
     names = ("instance-segmentation",)
 
-    def answer(
-        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
-    ) -> list[Answer]:
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Answer]:
         found = subject.processor.post_process_instance_segmentation(
             model(**encoded.inputs), threshold=0, target_sizes=sizes(rows)
         )
@@ -132,9 +130,7 @@ class DepthEstimation(_OfPhotographs):
     def answer(
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list[np.ndarray[Any, Any]]:
-        found = subject.processor.post_process_depth_estimation(
-            model(**encoded.inputs), target_sizes=sizes(rows)
-        )
+        found = subject.processor.post_process_depth_estimation(model(**encoded.inputs), target_sizes=sizes(rows))
         return [one["predicted_depth"].float().cpu().numpy() for one in found]
 
 
@@ -213,8 +209,7 @@ def best_labels(scores: torch.Tensor, labels: Sequence[str]) -> list[Answer]:
     """The best labels by score, the best first."""
     best = scores.topk(min(BEST, len(labels)))
     return [
-        {"label": labels[int(at)], "score": float(score)}
-        for score, at in zip(best.values, best.indices, strict=True)
+        {"label": labels[int(at)], "score": float(score)} for score, at in zip(best.values, best.indices, strict=True)
     ]
 
 

@@ -107,9 +107,7 @@ class ImageToText(Task):
         inputs = processed(subject, images=pictures(rows), text=prompts, padding_side=side)
         return Encoded(inputs, len(rows))
 
-    def answer(
-        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
-    ) -> list[str]:
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
         written = model.generate(**encoded.inputs, max_new_tokens=_NEW_TOKENS, do_sample=False)
         answers = without_prompt(written, encoded.inputs["input_ids"])
         return list(part_of(subject.processor, "tokenizer").batch_decode(answers, skip_special_tokens=True))
