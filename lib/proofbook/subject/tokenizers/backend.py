@@ -1,0 +1,98 @@
+"""Tokenizers of the `tokenizers` library: the class's own pipeline, with a vocabulary trained for it."""
+
+import copy
+from functools import cache
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE, Unigram
+from transformers import TokenizersBackend
+
+from proofbook.subject.tokenizers.vocabularies import CONTROLS, merged, scored_pieces, sentence_pieces
+
+_SPOKEN = ("arb", "cmn", "deu", "ell", "eng", "fra", "hin", "jpn", "kor", "rus", "spa")
+_HEARD = ("en", "zh", "de", "es", "ru", "ko", "fr", "ja", "ar", "el", "hi", "th", "he")
+_STEERING = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
+# what the methods of a class take for granted, and what it does not have unless told
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    # its constructor looks for the unknown token behind the first place, where its own default has it
+    "PegasusTokenizer": {"vocab": [(token, 0.0) for token in ("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk>")]},
+    "SeamlessM4TTokenizer": {"additional_special_tokens": [f"__{code}__" for code in _SPOKEN]},
+    "WhisperTokenizer": {
+        "additional_special_tokens": [
+            "<|startoftranscript|>",
+            *(f"<|{code}|>" for code in _HEARD),
+            *(f"<|{name}|>" for name in _STEERING),
+        ]
+    },
+}
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def train(cls: Any, size: int, **arguments: Any) -> TokenizersBackend:
+    """A tokenizer of that class with at most ``size`` tokens, its special ones first.
+
+    ``arguments`` go to its constructor.
+
+    The class makes its normalizer, pre-tokenizer, decoder and template; ``TokenizersBackend`` itself has none, and
+    gets a byte-level BPE.
+
+    Raises:
+        ValueError: the special tokens leave too little room.
+    """
+    if cls is TokenizersBackend:
+        return _byte_level(size)
+    return cls(**{**_arguments(cls), **copy.deepcopy(_vocabulary(cls, size)), **arguments})
+
+
+def _arguments(cls: Any) -> dict[str, Any]:
+    return copy.deepcopy(_ARGUMENTS.get(cls.__name__, {}))
+
+
+@cache
+def _vocabulary(cls: Any, size: int) -> dict[str, Any]:
+    """The arguments ``vocab`` and, for BPE, ``merges`` of a class's constructor."""
+    blank = cls(**_arguments(cls))
+    ids = blank.get_vocab()
+    known = sorted(ids, key=ids.__getitem__)
+    pipeline = blank.backend_tokenizer
+    if isinstance(pipeline.model, Unigram):
+        return {"vocab": _unigram(pipeline, known, size)}
+    if type(pipeline.pre_tokenizer) is pre_tokenizers.PreTokenizer:
+        # one written in Python, which looks up words in the vocabulary that is yet to be trained
+        pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    vocab, merges = merged(pipeline.model, pipeline, known + _alphabet(pipeline, known), size)
+    return {"vocab": vocab, "merges": merges} if isinstance(pipeline.model, BPE) else {"vocab": vocab}
+
+
+def _unigram(pipeline: Tokenizer, known: list[str], size: int) -> list[tuple[str, float]]:
+    normalizer = pipeline.normalizer
+    room = size - len(known)
+    model = sentence_pieces(room + CONTROLS, normalize=normalizer.normalize_str if normalizer else str)
+    scores = scored_pieces(model)
+    return [(token, scores.pop(token, 0.0)) for token in known] + list(scores.items())
+
+
+def _alphabet(pipeline: Tokenizer, known: list[str]) -> list[str]:
+    """The tokens that stand for single bytes, so that no text is unknown, where the pipeline has such."""
+    if getattr(pipeline.model, "byte_fallback", False):
+        alphabet = _BYTES
+    elif "ByteLevel" in str(pipeline.pre_tokenizer):
+        suffix = pipeline.model.end_of_word_suffix or ""
+        alphabet = sorted({c + end for c in pre_tokenizers.ByteLevel.alphabet() for end in ("", suffix)})
+    else:
+        alphabet = []
+    return [token for token in alphabet if token not in known]
+
+
+def _byte_level(size: int) -> TokenizersBackend:
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    pipeline = Tokenizer(BPE())
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    known = list(special.values())
+    vocab, merges = merged(pipeline.model, pipeline, known + _alphabet(pipeline, known), size - 1)
+    pipeline.model = BPE(vocab, merges)
+    pipeline.decoder = decoders.ByteLevel()
+    return TokenizersBackend(
+        tokenizer_object=pipeline, mask_token=AddedToken("<mask>", lstrip=True, special=True), **special
+    )

@@ -1,0 +1,86 @@
+"""Which class of tokenizer a model has, and how many tokens it may know."""
+
+from collections.abc import Iterator
+from importlib import import_module
+
+import transformers
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+
+from proofbook.catalog import Model
+
+# for models whose configuration states no size of a vocabulary: they work on bytes or characters
+_DEFAULT_SIZE = 1024
+
+
+def tokenizer_class(spec: Model, config: PreTrainedConfig) -> type[PreTrainedTokenizerBase]:
+    """The class of a model's tokenizer: the one that its entry names, else the one that transformers maps it to.
+
+    transformers maps some to ``TokenizersBackend``, whose pipeline is all in the checkpoint, and some not at all.
+    Then it is the class of the model's own package, that of its text model, or that of the architecture whose
+    processor it shares; ``TokenizersBackend`` where none of these says more.
+
+    Raises:
+        LookupError: the entry names a class that transformers doesn't have.
+    """
+    named = spec.tiny.tokenizer if spec.tiny and config.model_type == spec.model_type else None
+    if named:
+        cls: type[PreTrainedTokenizerBase] | None = tokenizer_class_from_name(named)
+        if cls is None:
+            raise LookupError(f"{spec.name}: transformers has no tokenizer class {named!r}")
+        return cls
+    return _derived(config) or TokenizersBackend
+
+
+def _derived(config: PreTrainedConfig) -> type[PreTrainedTokenizerBase] | None:
+    own = _mapped(config.model_type) or _of_package(config.model_type)
+    if own is not None:
+        return own
+    for part in text_first(config).values():
+        found = _derived(part)
+        if found is not None:
+            return found
+    return next(filter(None, map(_mapped, _processor_homes(config.model_type))), None)
+
+
+def _mapped(model_type: str) -> type[PreTrainedTokenizerBase] | None:
+    name = TOKENIZER_MAPPING_NAMES.get(model_type)
+    cls = tokenizer_class_from_name(name) if name else None
+    return None if cls is TokenizersBackend else cls
+
+
+def _of_package(model_type: str) -> type[PreTrainedTokenizerBase] | None:
+    """The tokenizer class that the model's own package defines, as Llama's does."""
+    package = model_type_to_module_name(model_type)
+    try:
+        module = import_module(f"transformers.models.{package}.tokenization_{package}")
+    except ModuleNotFoundError:
+        return None
+    return next((getattr(module, name) for name in module.__all__ if name.endswith("Tokenizer")), None)
+
+
+def _processor_homes(model_type: str) -> Iterator[str]:
+    """The model types in whose packages the processor and the feature extractor are defined."""
+    for table in (PROCESSOR_MAPPING_NAMES, FEATURE_EXTRACTOR_MAPPING_NAMES):
+        name = table.get(model_type)
+        if name:
+            yield getattr(transformers, name).__module__.split(".")[-2]
+
+
+def text_first(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
+    """The sub-configurations of a configuration by name, those named after text before the others."""
+    names = sorted(config.sub_configs, key=lambda name: "text" not in name)
+    return {name: part for name in names if isinstance(part := getattr(config, name, None), PreTrainedConfig)}
+
+
+def vocabulary_size(config: PreTrainedConfig) -> int:
+    """The number of tokens that the model can read: its own ``vocab_size``, else that of its text model."""
+    return _size(config) or _DEFAULT_SIZE
+
+
+def _size(config: PreTrainedConfig) -> int | None:
+    size = getattr(config, "vocab_size", None)
+    return size if isinstance(size, int) else next(filter(None, map(_size, text_first(config).values())), None)

@@ -1,0 +1,178 @@
+"""Tokenizers written in Python or on SentencePiece: they read files, which are trained and written here."""
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import BPE, WordPiece
+from transformers import PreTrainedTokenizerBase
+
+from proofbook.subject.samples import texts
+from proofbook.subject.tokenizers.vocabularies import CONTROLS, merged, scored_pieces, sentence_pieces
+
+# the standard one-letter codes of amino acids, and of what stands for several or for a gap
+_AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
+
+Arguments = dict[str, Any]
+# a class of tokenizers; transformers ships no types
+TokenizerClass = Any
+Recipe = Callable[[TokenizerClass, int, Path], Arguments]
+
+
+def train(cls: TokenizerClass, size: int, **arguments: Any) -> PreTrainedTokenizerBase:
+    """A tokenizer of that class with at most ``size`` tokens, of files trained on the corpus.
+
+    ``arguments`` go to its constructor beside the files, which live as long as the process. Classes without files,
+    which work on bytes or characters, come as they are.
+
+    Raises:
+        LookupError: nothing is known here about the files that the class reads.
+        ValueError: the special tokens leave too little room.
+    """
+    if not _files(cls):
+        return cls(**arguments)
+    tokenizer = cls(**_arguments(cls, size), **arguments)
+    # language codes and the like, which a class adds behind its files, count as well
+    ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "lang_code_to_id", {}).values()]
+    over = max(ids) + 1 - size
+    return cls(**_arguments(cls, size - over), **arguments) if over > 0 else tokenizer
+
+
+@cache
+def _arguments(cls: TokenizerClass, size: int) -> Arguments:
+    folder = Path(_root().name) / f"{cls.__name__}-{size}"
+    folder.mkdir()
+    recipe = _BY_CLASS.get(cls.__name__) or _BY_FILES.get(_files(cls))
+    if recipe is None:
+        raise LookupError(f"{cls.__name__} reads {', '.join(_files(cls))}: no recipe is known for these files")
+    return recipe(cls, size, folder)
+
+
+@cache
+def _root() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="proofbook-tokenizers-")
+
+
+def _files(cls: TokenizerClass) -> tuple[str, ...]:
+    """What a class reads: the arguments that name files, each with the extension of its file."""
+    ignored = ("tokenizer_file", "tokenizer_config_file", "target_vocab_file")
+    names = cls.vocab_files_names.items()
+    return tuple(sorted(argument + Path(name).suffix for argument, name in names if argument not in ignored))
+
+
+def _special(cls: TokenizerClass) -> list[str]:
+    """The special tokens in a class's signature, those of a checkpoint's first places first."""
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    names = [*("bos_token", "pad_token", "eos_token", "unk_token"), *(n for n in defaults if n.endswith("_token"))]
+    single = [defaults[name] for name in names if isinstance(defaults.get(name), str)]
+    more = defaults.get("additional_special_tokens")
+    return list(dict.fromkeys([*single, *(more if isinstance(more, list) else ())]))
+
+
+def _save(path: Path, content: bytes | list[str] | dict[str, int]) -> str:
+    """Bytes as they are, a list line by line, a mapping as JSON; the path as text."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, list):
+        path.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+def _numbered(tokens: Iterable[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
+def _sentencepiece(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    name = cls.vocab_files_names["vocab_file"]
+    kind: Literal["char", "unigram"] = "char" if "char" in name else "unigram"
+    return {"vocab_file": _save(folder / name, sentence_pieces(size, kind))}
+
+
+def _numbered_pieces(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """SentencePiece splits, a JSON file numbers the pieces."""
+    special = _special(cls)
+    model = sentence_pieces(size - len(special) + CONTROLS)
+    return {
+        "spm_file": _save(folder / "sentencepiece.bpe.model", model),
+        "vocab_file": _save(folder / "vocab.json", _numbered([*special, *scored_pieces(model)])),
+    }
+
+
+def _source_and_target(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """Two SentencePiece models, English and French, that share one numbering; the padding has the last number."""
+    room = (size - 3) // 2
+    source, target = (sentence_pieces(room, languages=[language]) for language in ("eng", "fra"))
+    tokens = ["</s>", "<unk>", *scored_pieces(source), *scored_pieces(target), "<pad>"]
+    return {
+        "source_spm": _save(folder / "source.spm", source),
+        "target_spm": _save(folder / "target.spm", target),
+        "vocab": _save(folder / "vocab.json", _numbered(tokens)),
+        "source_lang": "en",
+        "target_lang": "fr",
+    }
+
+
+def _word_pieces(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    pipeline = Tokenizer(WordPiece())
+    pipeline.normalizer = normalizers.BertNormalizer()
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    vocab, _ = merged(pipeline.model, pipeline, _special(cls), size)
+    return {"vocab_file": _save(folder / "vocab.txt", sorted(vocab, key=vocab.__getitem__))}
+
+
+def _merges(cls: TokenizerClass, size: int, folder: Path, pipeline: Tokenizer) -> Arguments:
+    vocab, merges = merged(pipeline.model, pipeline, _special(cls), size)
+    return {
+        "vocab_file": _save(folder / "vocab.json", vocab),
+        "merges_file": _save(folder / "merges.txt", ["#version: 0.2", *map(" ".join, merges)]),
+    }
+
+
+def _marked_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """A BPE that marks the end of a word, on words as Moses' tokenizer splits them: at spaces and punctuation."""
+    pipeline = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    lowers = inspect.signature(cls).parameters.get("do_lowercase_and_remove_accent")
+    if lowers is not None and lowers.default:
+        pipeline.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False)
+    pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return _merges(cls, size, folder, pipeline)
+
+
+def _bytes(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """A BPE on bytes, of those that occur: its vocabulary may have fewer tokens than there are bytes."""
+    pipeline = Tokenizer(BPE())
+    pipeline.normalizer = normalizers.Lowercase()
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return _merges(cls, size, folder, pipeline)
+
+
+def _letters(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """The capitals of English by frequency, behind the special tokens and the word delimiter, as for CTC."""
+    counts = Counter(letter for letter in "".join(texts.corpus("eng")).upper() if letter.isalpha() or letter == "'")
+    tokens = [*_special(cls), *(letter for letter, _ in counts.most_common())]
+    return {"vocab_file": _save(folder / "vocab.json", _numbered(tokens[:size]))}
+
+
+def _proteins(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    tokens = ["<cls>", "<pad>", "<eos>", "<unk>", *_AMINO_ACIDS, "<null_1>", "<mask>"]
+    return {"vocab_file": _save(folder / "vocab.txt", tokens)}
+
+
+_BY_FILES: dict[tuple[str, ...], Recipe] = {
+    ("vocab_file.model",): _sentencepiece,
+    ("vocab_file.txt",): _word_pieces,
+    ("vocab_file.tokenizer",): _word_pieces,
+    ("vocab_file.json",): _letters,
+    ("merges_file.txt", "vocab_file.json"): _marked_words,
+    ("spm_file.model", "vocab_file.json"): _numbered_pieces,
+    ("source_spm.spm", "target_spm.spm", "vocab.json"): _source_and_target,
+}
+_BY_CLASS: dict[str, Recipe] = {"EsmTokenizer": _proteins, "ClvpTokenizer": _bytes}
