@@ -118,7 +118,8 @@ class TextToAudio(Task):
     """Text to sound, by way of discrete codes.
 
     Options: ``module``, the part that reads the text, where the model has no forward of its own; ``text_offset``, how
-    many ids that part has before the tokenizer's; ``generate``, arguments of ``generate``.
+    many ids that part has before the tokenizer's; ``generate``, arguments of ``generate``; ``generation_config``, what
+    ``generate`` looks up, and a model made from a configuration alone does not have.
     """
 
     names = ("text-to-audio",)
@@ -144,6 +145,9 @@ class TextToAudio(Task):
         """Samples a row; codes a row where the model leaves the sound to a vocoder, a model of its own."""
         given = {name: value.to(model.device) for name, value in self._read(subject, rows).items()}
         options = subject.options.get("generate", {"max_new_tokens": _NEW_TOKENS})
+        for name, value in subject.options.get("generation_config", {}).items():
+            if not hasattr(model.generation_config, name):
+                setattr(model.generation_config, name, value)
         made = model.generate(**given, **options, do_sample=False)
         return [numbers(one) for one in getattr(made, "speech_ids", made)]
 
