@@ -48,7 +48,10 @@ def tiny_config(spec: Model) -> PreTrainedConfig:
     tiny = _shrunk(full_config(spec))
     if spec.tiny:
         _lay_over(tiny, spec.tiny.config)
-    return tiny.construct()
+    config = tiny.construct()
+    # as a checkpoint names the class that it was saved from: a task reads from it what `forward` takes
+    config.architectures = [spec.model_class]
+    return config
 
 
 def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
