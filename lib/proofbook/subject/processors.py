@@ -24,7 +24,7 @@ from proofbook.subject.feature_extractors import build_feature_extractor, fit_wi
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
 from proofbook.subject.tokenizers.choice import vocabulary_size
-from proofbook.subject.video_processors import build_video_processor
+from proofbook.subject.video_processors import FrameByFrame, build_video_processor
 
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
 _PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
@@ -55,7 +55,7 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
     parts = {name: _part(name, spec, config) for name in cls.get_attributes()}
     if "tokenizer" in parts:
         _prepare(parts["tokenizer"], cls, config)
-    absent = frozenset(name for name, part in parts.items() if part is None)
+    absent = frozenset(name for name, part in parts.items() if part is None or isinstance(part, FrameByFrame))
     processor = (_lenient(cls, absent) if absent else cls)(**parts, **_arguments(cls, spec, config))
     if "chat_template" in inspect.signature(cls.__init__).parameters:
         processor.chat_template = _chat_template(processor)
@@ -131,13 +131,14 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
 
 
 class _Lenient:
-    """Before a composite class: parts that this machine has no class for may be None; using them fails by name."""
+    """Before a composite class: a part that this machine has no class for may be None, and fails by name when it is
+    used, or be what stands in for it."""
 
     absent: frozenset[str]
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        if argument is None and argument_name in self.absent:
-            return type(None)
+        if argument_name in self.absent:
+            return type(argument)
         return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
 
 
