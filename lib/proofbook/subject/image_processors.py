@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import transformers
-from scipy.cluster.vq import kmeans2
 from transformers import PreTrainedConfig
 from transformers.models.auto.image_processing_auto import (
     DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS,
@@ -142,11 +141,12 @@ def _areas(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _palette_settings(config: PreTrainedConfig) -> dict[str, Any]:
     """For processors that turn pixels into indices of colours: as many pixels as there are positions, and a palette
-    by k-means over the sample photographs, one less than the vocabulary (its last entry starts a sequence)."""
+    of the sample photographs' colours, one less than the vocabulary (its last entry starts a sequence)."""
     side = math.isqrt(int(config.n_positions))
-    pixels = np.concatenate([np.asarray(photo)[::4, ::4].reshape(-1, 3) for photo in photographs()])
-    palette, _ = kmeans2(pixels / 127.5 - 1, int(config.vocab_size) - 1, iter=5, minit="++", seed=0)
-    return {"clusters": palette.astype(np.float32), "size": {"height": side, "width": side}}
+    colours = np.unique(np.concatenate([np.asarray(photo).reshape(-1, 3) for photo in photographs()]), axis=0)
+    evenly = np.linspace(0, len(colours) - 1, int(config.vocab_size) - 1).round().astype(int)
+    clusters = (colours[evenly] / 127.5 - 1).astype(np.float32)
+    return {"clusters": clusters, "size": {"height": side, "width": side}}
 
 
 def _mapped(model_type: str, config: PreTrainedConfig) -> Mapping[str, str | None]:
