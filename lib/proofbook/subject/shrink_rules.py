@@ -19,6 +19,7 @@ class Role(Enum):
     HEAD_DIM = auto()
     INNER = auto()  # the inner width of a feed-forward block
     WIDTH = auto()
+    CHANNELS = auto()  # of a spectrum, where there are not too many
     VOCABULARY = auto()
     TOKEN = auto()  # the id of a token
     POSITIONS = auto()
@@ -46,7 +47,7 @@ _NAMES: tuple[tuple[str, Role], ...] = (
     (r"(width|depth)_(coefficient|multiplier)|ngram", Role.UNIT),
     (r"num_(feat_extract|conv)_layers|num_(stages|encoder_blocks)|resblock_.*|.*block_configs", Role.KEEP),
     (r".*(kernel|stride|padding|dilation|ratio|factor|rate|num_mel|mel_dim|hop_length|_in_channels_raw).*", Role.KEEP),
-    (r"(num|audio|input|image)_channels|num_mel_bins|n_mels|.*mel_bins|.*spectrogram.*|feature_size", Role.KEEP),
+    (r"(num|audio|input|image)_channels|num_mel_bins|n_mels|.*mel_bins|.*spectrogram.*", Role.KEEP),
     (r".*(type|char|modality)_vocab_size(s)?|max_(2d|rel).*|.*_bins|.*buckets|.*bucket.*", Role.KEEP),
     (r"depths?_per.*|depths|block_sizes|blocks_per_stage|stage_num_blocks|num_block_repeats|.*numb_of_layers", Role.STAGES),
     (r".*(vocab_size|vocab|vocabulary_size|codebook_size|num_embeddings|num_clusters|vocab_sizes)", Role.VOCABULARY),
@@ -71,14 +72,15 @@ _NAMES: tuple[tuple[str, Role], ...] = (
     (r"num_patches|mm_tokens_per_image|image_seq_length|num_image_tokens|num_position_embeddings", Role.PATCHES),
     (r"(num|n)_codebooks|num_quantizers|num_code_groups", Role.CODEBOOKS),
     (r".*_per_layer_(heads|num)", Role.HEADS),
-    (r"(.*_)?head_dim|dim_head|.*_dim_head|d_kv|d_head|kv_channels|.*head_size|.*_headdim|.*(nope|rope|v)_head_dim",
+    (r"(.*_)?head_dim|dim_head|.*_dim_head|d_kv|(.*_)?d_head|kv_channels|.*head_size|.*_headdim|.*(nope|rope|v)_head_dim",
      Role.HEAD_DIM),
     (r"(.*_)?(num|n)_(.*_)?heads?(_per_.*)?|(.*_)?(attention_|attn_)?heads|n_head|.*heads_per_stage|.*kv_heads", Role.HEADS),
     (r".*(intermediate_size|ffn_dim|ffn_hidden_size|mlp_dim|d_ff|dff|dim_ff|dim_feedforward|n_inner|linear_units).*",
      Role.INNER),
-    (r"d_inner|hidden_dim|.*feedforward_dim|.*feed_forward.*size|.*intermediate_dim", Role.INNER),
+    (r"d_inner|.*feedforward_dim|.*feed_forward.*size|.*intermediate_dim", Role.INNER),
     (r".*(num|n)?_?(hidden_|encoder_|decoder_)?layers|depth|n_layer|num_blocks|.*_depth|num_layers.*|.*_layers_per.*",
      Role.LAYERS),
+    (r"feature_size|(model_)?in(put)?_dim|input_feat.*", Role.CHANNELS),
     (r".*(patch_size|chunk_size|_batch_size|state_size|crop|merge_size|group_size|frame_size|kv_size|train_size)", Role.KEEP),
     (r".*(_size|_sizes|_dim|_dims|d_model|channels|_units|n_embd|_filters|_width|_rank|d_latents|_size_.*|channel_size)",
      Role.WIDTH),
@@ -129,6 +131,7 @@ def at_most(limit: int) -> Callable[[int], int]:
 
 MAPS: dict[Role, Callable[[int], int]] = {
     Role.WIDTH: width,
+    Role.CHANNELS: lambda n: n if n <= 128 else width(n),
     Role.HEADS: heads,
     Role.HEAD_DIM: head_dim,
     Role.VOCABULARY: at_most(1024),

@@ -1,0 +1,22 @@
+"""How large the checkpoint is: the real configuration built on the meta device, where tensors have no storage."""
+
+import torch
+from transformers.initialization import no_init_weights
+
+from proofbook.catalog import Model
+from proofbook.subject.backbones import with_own_backbones
+from proofbook.subject.draw import model_class
+from proofbook.subject.shrink import full_config
+
+
+def full_parameters(spec: Model) -> int:
+    """The parameters of the entry's class in the checkpoint's configuration, tied ones counted once.
+
+    Raises:
+        Blocked: the installed libraries can't build it.
+    """
+    kind = model_class(spec)
+    with torch.device("meta"), no_init_weights():
+        model = kind(with_own_backbones(full_config(spec)))
+        model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())
