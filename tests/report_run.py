@@ -168,7 +168,7 @@ def _scrap(name: str, data: object) -> nbformat.NotebookNode:
 
 def _inputs() -> list[nbformat.NotebookNode]:
     html = (
-        '<table><thead><tr><th>row</th><th>raw input</th></tr></thead><tbody><tr><td>0</td><td>a < b'
+        "<table><thead><tr><th>row</th><th>raw input</th></tr></thead><tbody><tr><td>0</td><td>a < b"
         f'<img alt="picture" width="80" src="data:image/png;base64,{PIXEL}">'
         '<audio controls src="data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA=">'
         "</audio></td></tr></tbody></table>"

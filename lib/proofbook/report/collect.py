@@ -65,6 +65,14 @@ class Results:
         return {category: cases for category, cases in found.items() if cases}
 
     @cached_property
+    def rows(self) -> Mapping[str, Mapping[str, CaseRecord]]:
+        """The cases as a matrix: by :meth:`row`, then by target."""
+        found: dict[str, dict[str, CaseRecord]] = {}
+        for case in self.cases:
+            found.setdefault(self.row(case), {})[case.target] = case
+        return found
+
+    @cached_property
     def checks_of(self) -> Mapping[str, list[CheckRecord]]:
         """The checks of each case that recorded any, by the case's name."""
         found: dict[str, list[CheckRecord]] = {}
@@ -75,6 +83,11 @@ class Results:
     def having(self, *verdicts: Verdict) -> list[CaseRecord]:
         """The cases with one of these verdicts, in that order of verdicts."""
         return [case for verdict in verdicts for case in self.cases if case.verdict is verdict]
+
+    @staticmethod
+    def row(case: CaseRecord) -> str:
+        """What a case is called among the cases of its target: its model, and its weights unless they are tiny."""
+        return case.case.rpartition("@")[0]
 
     def link(self, case: CaseRecord) -> str | None:
         """The relative address of a case's executed notebook; None where there is none."""

@@ -1,6 +1,7 @@
 """How big the models are, and in what surroundings the run was made."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -9,35 +10,41 @@ from proofbook.report.markup import count_of, empty, fold, number, table
 from proofbook.workbook.html import Html
 from proofbook.workbook.records import CaseRecord
 
+# up to this many cases the tables are open from the start
+SMALL = 40
+
 
 def sizes(results: Results) -> Html:
-    """Parameters of the checkpoint's configuration and of what ran, load time and peak memory, by category."""
+    """Parameters of the checkpoint's configuration and of what ran, and peak memory on each target, by category."""
     parts, lines = [], []
     for category, cases in results.by_category.items():
-        shown = [case for case in cases if case.parameters is not None or case.parameters_full is not None]
-        if shown:
-            parts.append(fold(f"{category} ({count_of(len(shown), 'case')})", _size_table(results, shown)))
-            lines += [f"{case.case}: {number(case.parameters_full)} parameters in full" for case in shown]
+        rows = _size_rows(results, cases)
+        if rows:
+            head = ["model", "parameters in full", "as run", *(f"peak on {target}" for target in results.targets)]
+            shown = table(head, rows, numbers=range(1, len(head)), kind="sizes")
+            parts.append(fold(f"{category} ({count_of(len(rows), 'model')})", shown, open_=len(results.cases) <= SMALL))
+            lines += [f"{row[0]}: {row[1]} parameters in full, {row[2]} as run" for row in rows]
     if not parts:
         return empty("No case came far enough to build its model.")
     return Html(Markup("\n").join(parts), "\n".join(lines))
 
 
-def _size_table(results: Results, cases: list[CaseRecord]) -> Markup:
-    head = ["case", "parameters in full", "parameters run", "load", "first call", "peak memory"]
-    ordered = sorted(cases, key=lambda case: -(case.parameters_full or 0))
-    rows = [
-        (
-            results.linked(case, case.case),
+def _size_rows(results: Results, cases: list[CaseRecord]) -> list[Sequence[object]]:
+    """A row for each model that any case built, the largest checkpoint first."""
+    built = {results.row(case): case for case in cases if case.parameters is not None}
+    return [
+        [
+            name,
             scaled(case.parameters_full),
             scaled(case.parameters),
-            _with_unit(case.load_s, "s"),
-            _with_unit(case.first_s, "s"),
-            _with_unit(case.peak_mb, "MB"),
-        )
-        for case in ordered
+            *(_peak(results, results.rows[name].get(target)) for target in results.targets),
+        ]
+        for name, case in sorted(built.items(), key=lambda row: -(row[1].parameters_full or 0))
     ]
-    return table(head, rows, numbers={1, 2, 3, 4, 5}, kind="sizes")
+
+
+def _peak(results: Results, case: CaseRecord | None) -> Markup | None:
+    return None if case is None or case.peak_mb is None else results.linked(case, f"{number(case.peak_mb)} MB")
 
 
 def scaled(count: int | None) -> str:
@@ -48,10 +55,6 @@ def scaled(count: int | None) -> str:
         if count >= step:
             return f"{number(count / step)} {unit}"
     return str(count)
-
-
-def _with_unit(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{number(value)} {unit}"
 
 
 def environment(results: Results) -> Html:

@@ -47,13 +47,16 @@ def _group(results: Results, verdict: Verdict, cases: list[CaseRecord]) -> Marku
 
 
 def _story(results: Results, case: CaseRecord) -> Markup:
-    reason = Markup("<div><strong>{}</strong></div>").format(clip(case.reason or f"{case.verdict}, no reason"))
-    checks = Markup("").join(
-        Markup("<li>{} {}</li>").format(chip(check.verdict), clip(_finding(check), 400))
-        for check in short_checks(results, case)
+    checks = short_checks(results, case)
+    listed = Markup("").join(
+        Markup("<li>{} <strong>{}</strong> {}</li>").format(chip(check.verdict), check.check, clip(finding(check), 400))
+        for check in checks
     )
-    listed = Markup("<ul>{}</ul>").format(checks) if checks else ""
-    return reason + listed + Markup("<pre><code>{}</code></pre>").format(case.rerun)
+    # a case's reason is most often that of its first check that fell short
+    told = any(case.reason == f"{check.check}: {check.detail or check.observed or ''}" for check in checks)
+    reason = "" if told else Markup("<div>{}</div>").format(clip(case.reason or "no reason was given"))
+    story = Markup("{}<ul>{}</ul>").format(reason, listed) if listed else reason
+    return Markup("{}<pre><code>{}</code></pre>").format(story, case.rerun)
 
 
 def short_checks(results: Results, case: CaseRecord) -> list[CheckRecord]:
@@ -65,15 +68,14 @@ def short_checks(results: Results, case: CaseRecord) -> list[CheckRecord]:
 def failure_text(results: Results, case: CaseRecord) -> str:
     """One failed case in plain words: verdict, reason, the checks that fell short, the command."""
     lines = [f"{case.verdict}: {case.case}: {case.reason}"]
-    lines += [f"  {check.verdict}: {_finding(check)}" for check in short_checks(results, case)]
+    lines += [f"  {check.verdict}: {check.check}: {finding(check)}" for check in short_checks(results, case)]
     return "\n".join([*lines, f"  {case.rerun}"])
 
 
-def _finding(check: CheckRecord) -> str:
-    """``save-load: observed 1e-3, allowed 0; the detail``."""
+def finding(check: CheckRecord) -> str:
+    """What a check found: ``observed 1e-3, allowed 0; the detail``."""
     figures = [f"{word} {value}" for word in ("observed", "allowed") if (value := getattr(check, word))]
-    said = "; ".join(part for part in (", ".join(figures), check.detail) if part)
-    return f"{check.check}: {said}" if said else check.check
+    return "; ".join(part for part in (", ".join(figures), check.detail) if part)
 
 
 def coverage(results: Results) -> Html:
@@ -90,9 +92,9 @@ def coverage(results: Results) -> Html:
     for check in results.checks:
         by_check.setdefault((check.family, check.check), []).append(check)
     rows = [[family, name, *_covered(rows, model_of, len(tried), columns)] for (family, name), rows in by_check.items()]
-    head = ["family", "check", "models", "", *map(chip, columns), "median", "in all", "most common skip"]
-    markup = table(head, rows, numbers={2, *range(4, 6 + len(columns))}, kind="coverage")
-    text = "\n".join(f"{row[1]}: answered on {row[2]} of {len(tried)} models {row[3]}" for row in rows)
+    head = ["family", "check", "models", *map(chip, columns), "median", "in all", "why skipped, most often"]
+    markup = table(head, rows, numbers=range(2, 5 + len(columns)), kind="coverage")
+    text = "\n".join(f"{row[1]}: answered on {row[2]} models" for row in rows)
     return Html(markup, text)
 
 
@@ -101,19 +103,23 @@ def _covered(
 ) -> list[object]:
     answered = len({model_of[row.case] for row in rows if row.verdict in ANSWERED})
     counts = Counter(row.verdict for row in rows)
-    skipped = counts[Verdict.SKIP] / len(rows)
-    mark = f"skipped on {skipped:.0%}" if skipped >= RARE else ""
     seconds = [row.seconds for row in rows if row.seconds is not None]
-    skips = Counter(row.detail or "no reason" for row in rows if row.verdict is Verdict.SKIP)
-    why = f"{skips.most_common(1)[0][0]} ({skips.most_common(1)[0][1]})" if skips else ""
     return [
         f"{answered} / {tried}",
-        Markup("<strong>⚠ {}</strong>").format(mark) if mark else "",
         *(counts[verdict] or "" for verdict in columns),
         f"{number(median(seconds))} s" if seconds else "",
         duration(sum(seconds)) if seconds else "",
-        clip(why, 160),
+        _skips(rows),
     ]
+
+
+def _skips(rows: Sequence[CheckRecord]) -> Markup | None:
+    reasons = Counter(row.detail or "no reason was given" for row in rows if row.verdict is Verdict.SKIP)
+    if not reasons:
+        return None
+    share = reasons.total() / len(rows)
+    mark = Markup("<strong>⚠ skipped on {:.0%}</strong>: ").format(share) if share >= RARE else ""
+    return Markup("{}{}").format(mark, clip(reasons.most_common(1)[0][0], 160))
 
 
 def blocked(results: Results) -> Html:

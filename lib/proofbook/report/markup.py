@@ -5,7 +5,7 @@ are inline (JupyterLab strips style sheets from notebooks that it doesn't trust,
 each piece has a plain text form.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -61,11 +61,8 @@ def chip(verdict: Verdict, title: str = "", count: int | None = None) -> Markup:
     """A verdict as a small coloured label, with a tooltip, and a count before the word where one is given."""
     look = LOOKS[verdict]
     words = label(verdict) if count is None else f"{SIGNS[verdict]} {count} {verdict}"
-    edge = "#8a8a96" if verdict is Verdict.NOT_RUN else look.ground
-    style = (
-        f"color:{look.ink};background-color:{look.ground};border:1px solid {edge};"
-        "border-radius:4px;padding:1px 6px;white-space:nowrap"
-    )
+    edge = ";border:1px solid #8a8a96" if verdict is Verdict.NOT_RUN else ""
+    style = f"color:{look.ink};background-color:{look.ground};border-radius:4px;padding:1px 6px{edge}"
     tooltip = Markup(' title="{}"').format(title) if title else ""
     return Markup('<span class="verdict {}" style="{}"{}>{}</span>').format(verdict, style, tooltip, words)
 
@@ -91,7 +88,7 @@ def bar(counts: Mapping[Verdict, int]) -> Markup:
 def table(
     head: Sequence[str | Markup],
     rows: Iterable[Sequence[object]],
-    numbers: frozenset[int] | set[int] = frozenset(),
+    numbers: Collection[int] = (),
     kind: str = "",
 ) -> Markup:
     """A table; cells are escaped unless they are Markup, None is an empty cell.
@@ -102,14 +99,13 @@ def table(
         numbers: the columns, counted from 0, that are set to the right.
         kind: a class for the style sheet of the site.
     """
-    styles = [f"text-align:{'right' if at in numbers else 'left'}" for at in range(len(head))]
+    # JupyterLab sets cells to the right unless told otherwise in the cell itself
+    kinds = [Markup(' class="number"' if at in numbers else ' style="text-align:left"') for at in range(len(head))]
 
     def line(cells: Sequence[object], tag: str) -> Markup:
         return Markup("").join(
-            Markup('<{0} style="{1}">{2}</{0}>').format(
-                Markup(tag), f"{style};vertical-align:top", "" if cell is None else cell
-            )
-            for cell, style in zip(cells, styles, strict=True)
+            Markup("<{0}{1}>{2}</{0}>").format(Markup(tag), kind, "" if cell is None else cell)
+            for cell, kind in zip(cells, kinds, strict=True)
         )
 
     body = Markup("\n").join(Markup("<tr>{}</tr>").format(line(row, "td")) for row in rows)

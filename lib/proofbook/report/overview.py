@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from markupsafe import Markup
 
@@ -15,17 +16,19 @@ from proofbook.workbook.records import CaseRecord
 
 
 def headline(results: Results) -> Html:
-    """How many cases ended as expected, every verdict's count, and whether the ledger closes."""
+    """How many cases passed, fell short and could not run, every verdict's count, and whether the ledger closes."""
     short = sum(count for verdict, count in results.totals.items() if verdict.fell_short)
-    first = f"{len(results.cases) - short:,} of {count_of(len(results.cases), 'case')} ended as expected"
+    first = f"{results.totals[Verdict.PASS]:,} of {count_of(len(results.cases), 'case')} passed"
     second = f"{short:,} fell short" if short else "none fell short"
+    if results.totals[Verdict.BLOCKED]:
+        second += f", {results.totals[Verdict.BLOCKED]:,} could not run here"
     notes = [about(results), balance(results)]
-    notes += [f"not one case could run on {target}" for target in results.ledger.blocked_targets()]
+    notes += [f"Not one case could run on {target}" for target in results.ledger.blocked_targets()]
     chips = Markup(" ").join(chip(v, count=results.totals[v]) for v in TRIAGE if results.totals[v])
     markup = Markup(
         '<div class="headline"><p style="font-size:1.5em"><strong>{}</strong>, {}.</p>{}'
-        '<p class="chips">{}</p><p class="about">{}</p></div>'
-    ).format(first, second, bar(results.totals) if results.cases else "", chips, "; ".join(notes))
+        '<p class="chips">{}</p><p class="about">{}.</p></div>'
+    ).format(first, second, bar(results.totals) if results.cases else "", chips, Markup(".<br>").join(notes))
     return Html(markup, f"{first}, {second}; {'; '.join(notes)}.")
 
 
@@ -34,13 +37,14 @@ def about(results: Results) -> str:
     plan = results.ledger.plan
     models = count_of(len({case.model for case in plan.cases}), "model")
     suite = f"suite {plan.suite}, " if plan.suite else ""
-    return f"{suite}{models} on {', '.join(plan.targets)}, planned {plan.created.replace('T', ' ')}"
+    when = datetime.fromisoformat(plan.created).astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC")
+    return f"Run {plan.run}: {suite}{models} on {', '.join(plan.targets)}; {when}"
 
 
 def balance(results: Results) -> str:
     """The ledger in words: that planned is the sum of all verdicts, or that it is not."""
     try:
-        return f"the ledger closes: {results.ledger.closes()}"
+        return f"The ledger closes: {results.ledger.closes()}"
     except LedgerOpen as error:
         return str(error).upper()
 
@@ -92,20 +96,19 @@ def matrix(results: Results) -> Html:
         for category in results.by_category
     )
     # as many columns of tables as the page is wide; where styles are stripped they stand one below the other
-    width = 11 + 6 * len(results.targets)
-    markup = Markup('<div class="matrix" style="column-width:{}em">{}</div>').format(width, blocks)
+    width = 10 + 5.2 * len(results.targets)
+    markup = Markup('<div class="matrix" style="column-width:{:.1f}em">{}</div>').format(width, blocks)
     text = "\n".join(f"{case.case}: {case.verdict}" for case in results.cases)
     return Html(markup, text)
 
 
 def _grid(results: Results, category: Category) -> Markup:
-    rows: dict[str, dict[str, CaseRecord]] = {}
-    for case in results.by_category[category]:
-        rows.setdefault(case.case.rpartition("@")[0], {})[case.target] = case
-    targets = [t for t in results.targets if any(t in row for row in rows.values())]
+    names = sorted({results.row(case) for case in results.by_category[category]})
+    targets = [target for target in results.targets if any(target in results.rows[name] for name in names)]
     lines = [
         [name, *(_cell(results, row[target]) if target in row else None for target in targets)]
-        for name, row in sorted(rows.items())
+        for name in names
+        if (row := results.rows[name])
     ]
     return table(["model", *targets], lines, kind="grid")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert as mathml
-from nbconvert import HTMLExporter
+from nbconvert import TemplateExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
@@ -19,12 +19,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 _DATA_ONLY = re.compile(r"application/(scrapbook|papermill)\.")
 
 
-def exporter(code: bool) -> HTMLExporter:
-    """An exporter for pages with or without their code cells; it can be used for any number of notebooks."""
-    return HTMLExporter(
+def exporter(code: bool) -> TemplateExporter:
+    """An exporter for pages with or without their code cells; it can be used for any number of notebooks.
+
+    Not an HTMLExporter, which parses and writes each page once more to look for pictures without words: that
+    takes as long as all the rest.
+    """
+    return TemplateExporter(
         config=Config(),
         template_name="proofbook",
+        template_file="index.html.j2",
         extra_template_basedirs=[str(TEMPLATES)],
+        default_preprocessors=[],
         exclude_input=not code,
         exclude_input_prompt=not code,
         exclude_output_prompt=True,
@@ -32,7 +38,7 @@ def exporter(code: bool) -> HTMLExporter:
     )
 
 
-def page(through: HTMLExporter, notebook: NotebookNode, about: dict[str, Any]) -> str:
+def page(through: TemplateExporter, notebook: NotebookNode, about: dict[str, Any]) -> str:
     """The page of one notebook; ``about`` is what ``templates/proofbook/index.html.j2`` calls ``page``."""
     html, _ = through.from_notebook_node(_without_data(notebook), {"page": about})
     return str(html)
@@ -70,7 +76,7 @@ def _python(source: str) -> str:
     return str(Highlight2HTML(pygments_lexer="ipython3")(source))
 
 
-def _highlighted(source: str, language: str | None = None, metadata: Any = None) -> str:
+def _highlighted(source: str, metadata: Any = None) -> str:
     return _python(source)
 
 

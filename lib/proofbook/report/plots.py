@@ -1,13 +1,14 @@
 """How fast: dots by model and target, drawn as SVG whose points link to the executed notebooks."""
 
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from proofbook.catalog import Category
 from proofbook.report.collect import Results
@@ -17,7 +18,9 @@ from proofbook.workbook.records import CaseRecord
 # Okabe and Ito's palette, told apart by every kind of colour vision; each with a marker of its own as well
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INCHES_A_ROW = 0.2
+INCHES_A_ROW = 0.18
+# from this many rows on the axis is labelled above as well as below
+TALL = 15
 # above this ratio of the largest to the smallest value an axis is logarithmic
 LINEAR_UP_TO = 20
 
@@ -59,12 +62,13 @@ def _plot(results: Results, category: Category, unit: str, cases: Sequence[CaseR
         ("whole case (s)", lambda case: case.seconds),
     ]
     rows = _fastest_first(cases)
-    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "axes.axisbelow": True}):
-        figure = Figure(figsize=(9.6, 1.0 + INCHES_A_ROW * max(len(rows), 2)), layout="constrained")
+    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": ["DejaVu Sans", "sans-serif"]}):
+        figure = Figure(figsize=(11.5, 1.0 + INCHES_A_ROW * max(len(rows), 2)), layout="constrained")
         axes: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, value) in zip(axes, panels, strict=True):
             _dots(axis, results, cases, rows, value)
-            axis.set_xlabel(title)
+            axis.set_title(title, loc="left", fontsize=9)
+            axis.tick_params(length=0, labeltop=len(rows) >= TALL)
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
         figure.suptitle(str(category), x=0.01, ha="left", weight="bold")
@@ -73,20 +77,17 @@ def _plot(results: Results, category: Category, unit: str, cases: Sequence[CaseR
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     lines = [f"{case.case}: p50 {number(case.p50_ms)} ms" for case in cases]
-    svg = buffer.getvalue()
+    # without the XML header, which has no place inside a page, nor the indentation, which is a third of it
+    svg = re.sub(r"\s*\n\s*", " ", buffer.getvalue())
     return Plot(svg[svg.index("<svg") :], "\n".join(lines))
 
 
 def _fastest_first(cases: Iterable[CaseRecord]) -> list[str]:
     best: dict[str, float] = {}
     for case in cases:
-        name = _row_name(case)
+        name = Results.row(case)
         best[name] = min(best.get(name, float("inf")), case.p50_ms or 0)
     return sorted(best, key=lambda name: best[name])
-
-
-def _row_name(case: CaseRecord) -> str:
-    return case.case.rpartition("@")[0]
 
 
 def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Sequence[str], value: Value) -> None:
@@ -97,7 +98,7 @@ def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Seque
             continue
         dots = axis.scatter(
             [found for found, _ in points],
-            [rows.index(_row_name(case)) for _, case in points],
+            [rows.index(Results.row(case)) for _, case in points],
             s=22,
             label=target,
             color=COLOURS[at % len(COLOURS)],
@@ -105,8 +106,8 @@ def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Seque
         )
         dots.set_urls([results.link(case) or "" for _, case in points])
         seen += [found for found, _ in points]
+    axis.set_axisbelow(True)
     axis.grid(axis="both", color="#dddddd", linewidth=0.6)
-    axis.tick_params(length=0)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     _scale(axis, seen)
@@ -115,7 +116,7 @@ def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Seque
 def _scale(axis: Axes, seen: Sequence[float]) -> None:
     if seen and max(seen) > LINEAR_UP_TO * min(seen):
         axis.set_xscale("log")
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_minor_locator(NullLocator())
     else:
         axis.set_xlim(left=0)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda found, _: number(found)))

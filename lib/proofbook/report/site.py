@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from proofbook.report.collect import Results
 from proofbook.report.markup import chip, clip
 from proofbook.report.pages import exporter, page, style_sheet
+from proofbook.workbook.html import SIGNS
 from proofbook.workbook.records import CaseRecord
 
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -62,18 +63,26 @@ def _summary_page(results: Results, summary: NotebookNode) -> str:
 
 
 def _about(results: Results, kind: str, title: str, root: str) -> dict[str, Any]:
-    foot = f"proofbook {version('proofbook')}, run {results.name}"
-    return {"kind": kind, "title": title, "root": root, "run": results.name, "links": [], "banner": "", "foot": foot}
+    return {
+        "kind": kind,
+        "title": title,
+        "root": root,
+        "home": "proofbook",
+        "run": results.name,
+        "links": [],
+        "banner": "",
+        "foot": f"proofbook {version('proofbook')}, run {results.name}",
+    }
 
 
 def _about_case(results: Results, case: CaseRecord) -> dict[str, Any]:
     root = "../" * case.notebook.count("/")
     about = _about(results, "case", f"{case.case}: {case.verdict}", root)
-    row = case.case.rpartition("@")[0]
+    about["home"] = "← summary"
     about["links"] = [
-        (other.target, f"{root}{page_path(other)}")
-        for other in results.cases
-        if other.case.rpartition("@")[0] == row and other.case != case.case and results.link(other) is not None
+        (f"{other.target} {SIGNS[other.verdict]}", f"{root}{page_path(other)}")
+        for other in results.rows[results.row(case)].values()
+        if other is not case and results.link(other) is not None
     ]
     about["banner"] = Markup('<div class="banner">{} <strong>{}</strong> {}<pre><code>{}</code></pre></div>').format(
         chip(case.verdict), case.case, clip(case.reason), case.rerun

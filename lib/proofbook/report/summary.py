@@ -27,6 +27,8 @@ def execute_summary(run_dir: Path) -> NotebookNode:
         parameters={"run": "."},
         progress_bar=False,
         log_output=False,
+        # ipykernel warns of every TCP connection
+        extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(run_dir)}},
     )
     notebook.metadata.papermill.input_path = f"notebooks/{NAME}"
