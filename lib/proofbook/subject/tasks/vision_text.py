@@ -104,7 +104,7 @@ class ImageToText(Task):
         prompts = [dialogue(subject, row) for row in rows]
         # a decoder goes on from a row's last token, which must not be padding
         side = part_of(subject.processor, "tokenizer").padding_side if subject.config.is_encoder_decoder else "left"
-        inputs = processed(subject, images=pictures(rows), text=prompts, padding_side=side)
+        inputs = processed(subject, images=[list(row.images) for row in rows], text=prompts, padding_side=side)
         return Encoded(inputs, len(rows))
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
