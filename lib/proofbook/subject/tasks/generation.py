@@ -1,5 +1,107 @@
-"""Tasks on text."""
+"""Tasks that write text: a prompt continued, a text shortened, translated, or answered as an instruction says."""
 
-from proofbook.subject.tasks.task import Task
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-TASKS: tuple[Task, ...] = ()
+import torch
+
+from proofbook.subject.samples import texts
+from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
+from proofbook.subject.tasks.tokens import (
+    accepted,
+    chosen,
+    encoded,
+    forward_parameters,
+    pairs_of,
+    texts_of,
+    tokenized,
+    tokenizer_of,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# enough to see that generation works, its cache included
+NEW_TOKENS = 8
+
+
+class TextGeneration(Task):
+    """How a text goes on: what greedy decoding writes behind it."""
+
+    names = ("text-generation",)
+    unit = "tokens"
+
+    def rows(self, subject: Subject) -> list[Row]:
+        return [Row(text=text) for text in texts.PROMPTS]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        return encoded(tokenized(subject, texts_of(rows)))
+
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
+        tokenizer = tokenizer_of(subject)
+        # whatever the side in a forward call: what is written must follow the text itself
+        prompts = tokenized(subject, texts_of(rows), padding_side="left")
+        prompts = {name: value.to(model.device) for name, value in prompts.items()}
+        written = _generate(subject, model, prompts)
+        length = prompts["input_ids"].shape[1]
+        return list(tokenizer.batch_decode(written[:, length:], skip_special_tokens=True))
+
+
+class _SequenceToSequence(Task):
+    """A text and what becomes of it, which the decoder reads from the start token to the last but one."""
+
+    unit = "tokens"
+    samples: Mapping[str, Sequence[tuple[str, str]]]
+
+    def rows(self, subject: Subject) -> list[Row]:
+        return [Row(text=source, pair=target) for source, target in chosen(subject, self.samples)]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        inputs = tokenized(subject, texts_of(rows))
+        return encoded({**inputs, **_decoder_inputs(subject, pairs_of(rows))})
+
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
+        source = {name: value for name, value in encoded.inputs.items() if not name.startswith("decoder_")}
+        written = _generate(subject, model, source)
+        return list(tokenizer_of(subject).batch_decode(written, skip_special_tokens=True))
+
+
+class Summarization(_SequenceToSequence):
+    """A text in short."""
+
+    names = ("summarization",)
+    samples = {"articles": texts.SUMMARIES}
+
+
+class TextToText(_SequenceToSequence):
+    """A text that says what to do, and the answer. Option ``texts``: ``instructions`` (the default), ``programs``."""
+
+    names = ("text2text-generation",)
+    samples = {"instructions": texts.INSTRUCTIONS, "programs": texts.PROGRAMS}
+
+
+class Translation(_SequenceToSequence):
+    """English in French, written or spoken."""
+
+    names = ("translation",)
+    samples = {"sentences": texts.TRANSLATIONS}
+
+
+def _generate(subject: Subject, model: "PreTrainedModel", inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Greedy decoding: batch × length, the prompt of a decoder-only model included."""
+    written: torch.Tensor = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
+    return written
+
+
+def _decoder_inputs(subject: Subject, targets: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What the decoder reads, padded on the right: each target one step later, behind the start token."""
+    tokenizer = tokenizer_of(subject)
+    labels = tokenizer(text_target=list(targets))["input_ids"]
+    shifted = [[subject.config.decoder_start_token_id, *ids[:-1]] for ids in labels]
+    batch = tokenizer.pad({"input_ids": shifted}, padding_side="right", return_tensors="pt")
+    named = {f"decoder_{name}": value for name, value in batch.items()}
+    takes = forward_parameters(subject)
+    return {name: value for name, value in named.items() if name in takes}
+
+
+TASKS: tuple[Task, ...] = (TextGeneration(), Summarization(), TextToText(), Translation())

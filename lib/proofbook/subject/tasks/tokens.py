@@ -1,0 +1,74 @@
+"""Text made into the arguments of a model: what all tasks on text share."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from proofbook.subject.processors import part_of
+from proofbook.subject.tasks.task import Encoded, Row, Subject
+
+
+def tokenizer_of(subject: Subject) -> PreTrainedTokenizerBase:
+    """The tokenizer of a subject: its processor, or a part of it."""
+    return part_of(subject.processor, "tokenizer")
+
+
+def chosen(subject: Subject, samples: Mapping[str, Any]) -> Any:
+    """The sample texts that option ``texts`` names; the first by default."""
+    return samples[subject.options.get("texts", next(iter(samples)))]
+
+
+def forward_parameters(subject: Subject) -> frozenset[str]:
+    """The names of the arguments that ``forward`` takes, of the class that the configuration names as its own."""
+    kind = getattr(transformers, subject.config.architectures[0])
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def tokenized(subject: Subject, texts: Sequence[Any], *pairs: Sequence[Any], **more: Any) -> dict[str, torch.Tensor]:
+    """Texts, or texts with their second ones, as tensors of batch × length: what ``forward`` takes of them.
+
+    They are padded to the longest, on the tokenizer's own side. ``more`` goes to the tokenizer, and so does the
+    option ``pad_to_multiple_of``. Where the model chooses between local and global attention, the first token is
+    global; where it has adapters for languages, the rows use them in turn.
+    """
+    options = {name: subject.options[name] for name in ("padding", "pad_to_multiple_of") if name in subject.options}
+    asked = {"padding": True, "return_tensors": "pt", "return_attention_mask": True, **options, **more}
+    inputs = tokenizer_of(subject)(list(texts), *map(list, pairs), **asked)
+    return accepted(subject, dict(inputs))
+
+
+def accepted(subject: Subject, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Those of the inputs that ``forward`` takes, with what it takes beside them."""
+    takes = forward_parameters(subject)
+    found = {name: value for name, value in inputs.items() if name in takes}
+    ids = next(iter(found.values()))
+    if "global_attention_mask" in takes:
+        found["global_attention_mask"] = torch.zeros_like(ids).index_fill_(1, torch.tensor(0), 1)
+    if "lang_ids" in takes:
+        found["lang_ids"] = torch.arange(len(ids)) % len(subject.config.languages)
+    return found
+
+
+def work(inputs: Mapping[str, torch.Tensor]) -> int:
+    """The tokens of a batch without its padding, those that a decoder reads included."""
+    masks = [value for name, value in inputs.items() if name in ("attention_mask", "decoder_attention_mask")]
+    return sum(int(mask.sum()) for mask in masks) or next(iter(inputs.values())).numel()
+
+
+def encoded(inputs: dict[str, torch.Tensor]) -> Encoded:
+    """A batch with the number of its tokens."""
+    return Encoded(inputs, work(inputs))
+
+
+def texts_of(rows: Sequence[Row]) -> list[str]:
+    """The text of each row."""
+    return [row.text or "" for row in rows]
+
+
+def pairs_of(rows: Sequence[Row]) -> list[str]:
+    """The second text of each row."""
+    return [row.pair or "" for row in rows]
