@@ -15,6 +15,9 @@ _HEARD = ("en", "zh", "de", "es", "ru", "ko", "fr", "ja", "ar", "el", "hi", "th"
 _STEERING = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
 # what the methods of a class take for granted, and what it does not have unless told
 _ARGUMENTS: dict[str, dict[str, Any]] = {
+    # CLIP's vocabulary begins with characters: OWL-ViT takes a query that begins with token 0 for padding, and CLIP
+    # itself an end of the sentence that is token 2 for that of its first, faulty configurations
+    "CLIPTokenizer": {"vocab": {"!": 0, '"': 1, "#": 2, "<|startoftext|>": 3, "<|endoftext|>": 4}, "merges": []},
     # its constructor looks for the unknown token behind the first place, where its own default has it
     "PegasusTokenizer": {"vocab": [(token, 0.0) for token in ("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk>")]},
     "SeamlessM4TTokenizer": {"additional_special_tokens": [f"__{code}__" for code in _SPOKEN]},
