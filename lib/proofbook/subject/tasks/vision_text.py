@@ -9,6 +9,7 @@ from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
+from proofbook.subject.tasks.tokens import forward_parameters
 from proofbook.subject.tasks.vision import Answer, best_boxes, best_labels, pictures, sizes
 
 if TYPE_CHECKING:
@@ -145,9 +146,11 @@ def without_prompt(written: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
 
 
 def processed(subject: Subject, **inputs: Any) -> dict[str, Any]:
-    """The processor's output, padded; option ``padding``: how, as tokenizers name it."""
+    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it."""
     padding = subject.options.get("padding", True)
-    return dict(subject.processor(**inputs, padding=padding, return_tensors="pt"))
+    made = subject.processor(**inputs, padding=padding, return_tensors="pt")
+    takes = forward_parameters(subject)
+    return {name: value for name, value in made.items() if name in takes}
 
 
 def dialogue(subject: Subject, row: Row) -> str:
