@@ -51,9 +51,9 @@ def published_recipe(trial: Trial) -> Observation:
         raise Blocked("sentence-transformers", str(error), remedy) from error
     published = SentenceTransformer(str(trial.folder), device="cpu", model_kwargs={"dtype": trial.target.dtype})
     expected = torch.as_tensor(published.encode([row.text for row in trial.rows], normalize_embeddings=True))
-    error = float((embeddings - expected).abs().max())
+    apart = float((embeddings - expected).abs().max())
     allowed = trial.tolerance.smallest * torch.finfo(getattr(torch, trial.target.dtype)).eps
-    return Observation(error <= allowed, f"{error:.3g} apart at most", f"{allowed:.3g}")
+    return Observation(apart <= allowed, f"{apart:.3g} apart at most", f"{allowed:.3g}")
 
 
 def _real_embeddings(trial: Trial) -> torch.Tensor:

@@ -38,7 +38,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """The worst of the three errors as a share of what is allowed; above 1 fails, infinite where shape or kind differ."""
+        """The worst error as a share of what is allowed: above 1 fails, infinite where shape or kind differ."""
         if self.errors is None or self.allowed is None:
             return 0.0 if self.passed else math.inf
         pairs = zip(_three(self.errors), _three(self.allowed), strict=True)
@@ -157,7 +157,8 @@ def _allowed(tolerance: Tolerance, scale: float, floor: Errors | None) -> Errors
     bounds = [
         min(max(tolerance.multiple * error, low), high) for error in (_three(floor) if floor else (0.0, 0.0, 0.0))
     ]
-    return Errors(*bounds, at=())
+    rmse, row, element = bounds
+    return Errors(rmse, row, element, at=())
 
 
 def _three(errors: Errors) -> tuple[float, float, float]:

@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
+from proofbook.checks.compare import Comparison, compare_all
+from proofbook.checks.padding import without_padding
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, truth_of
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb
@@ -77,7 +79,7 @@ class Trial:
     @cached_property
     def processor(self) -> Any:
         """What turns raw input into tensors: a tokenizer, an image processor, a feature extractor, or all of them."""
-        return load_processor(self.spec, self.folder)
+        return load_processor(self.spec, self.folder, self.weights)
 
     @cached_property
     def task(self) -> Task:
@@ -150,6 +152,13 @@ class Trial:
     def peak_mb(self) -> float:
         """The most memory taken so far, in MB."""
         return peak_mb(self.session.device)
+
+    def compare_to_truth(self) -> list[Comparison]:
+        """Every output of the batch held against its truth, padded positions left out."""
+        actual, expected, floor = (
+            without_padding(outputs, self.inputs) for outputs in (self.outputs, self.truth.outputs, self.floor)
+        )
+        return compare_all(actual, expected, self.tolerance, floor)
 
     def run(self, inputs: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
         """Call the model on the target: with these inputs, or with the batch."""

@@ -13,11 +13,12 @@ from importlib import import_module
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig, ProcessorMixin
+from transformers import CONFIG_MAPPING, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+from transformers.utils import is_torchvision_available
 
 from proofbook.catalog import Model
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
@@ -82,6 +83,13 @@ def part_of(processor: Any, name: str) -> Any:
     return processor if isinstance(processor, _PART_CLASSES[name]) else None
 
 
+def is_whole(spec: Model) -> bool:
+    """Whether this machine has a class for every part of the model's processor; one that it lacks can't be saved."""
+    cls = composite_class(spec)
+    reads_video = cls is not None and any(name.endswith("video_processor") for name in cls.get_attributes())
+    return not reads_video or is_torchvision_available()
+
+
 def composite_class(spec: Model) -> Any:
     """The composite class of a model, or None: the one its entry names, the one of transformers' mapping, or else
     the one that the model's own package defines."""
@@ -89,6 +97,8 @@ def composite_class(spec: Model) -> Any:
     if name:
         return getattr(transformers, name)
     package = model_type_to_module_name(spec.model_type)
+    if package in CONFIG_MAPPING and package != spec.model_type:
+        return None  # the package of a model that this one is a part of: its processor reads more
     try:
         module = import_module(f"transformers.models.{package}.processing_{package}")
     except ModuleNotFoundError:

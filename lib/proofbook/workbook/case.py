@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Concatenate, ParamSpec
 
 import torch
+import transformers
 
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk
@@ -31,11 +32,16 @@ class CaseFailed(AssertionError):
     """Raised by the last cell of a case that fell short; the message names the first check that did."""
 
 
-def _step(method: Callable[Concatenate["Case", P], Html]) -> Callable[Concatenate["Case", P], Html]:
+Step = Callable[Concatenate["Case", P], Html]
+
+
+def _step(method: Step[P]) -> Step[P]:
     """A step of the notebook: when it raises, the error is recorded and shown, and the notebook goes on."""
 
     @wraps(method)
-    def shown(case: "Case", *args: P.args, **kwargs: P.kwargs) -> Html:
+    def shown(case: "Case", /, *args: P.args, **kwargs: P.kwargs) -> Html:
+        if case.unloaded:
+            return Html("<p>The model did not load.</p>", "The model did not load.")
         start = time.perf_counter()
         try:
             return method(case, *args, **kwargs)
@@ -52,7 +58,8 @@ def _step(method: Callable[Concatenate["Case", P], Html]) -> Callable[Concatenat
                 detail=str(error) if blocked else f"{type(error).__name__}: {error}",
                 traceback="" if blocked else "".join(traceback.format_exception(error)),
             )
-            return show_findings([case.record(finding)])
+            # why a model does not load is for the check `loads` to say
+            return show_findings([case.record(finding) if "loaded" in case.__dict__ else finding])
 
     return shown
 
@@ -91,6 +98,7 @@ class Case(Trial):
         checks: str = "all",
         run: str = "",
     ) -> None:
+        transformers.utils.logging.disable_progress_bar()  # a bar a load is all that a reader would see
         catalog = load_catalog()
         chosen = catalog.target(target)
         super().__init__(
@@ -296,13 +304,19 @@ class Case(Trial):
             ]
         )
 
-    def _examine(self, check: Check) -> Finding:
+    @property
+    def unloaded(self) -> Finding | None:
+        """What the check ``loads`` found, if there is no model for it."""
         loads = self.findings.get("loads")
-        if loads and check.name != "loads" and loads.verdict is Verdict.BLOCKED:
-            return Finding(check, Verdict.BLOCKED, 0.0, observed=loads.observed, detail=loads.detail)
-        if loads and check.name != "loads" and loads.verdict is Verdict.ERROR:
-            return Finding(check, Verdict.NOT_RUN, 0.0, detail="the model did not load")
-        return examine(check, self)
+        return loads if loads and "loaded" not in self.__dict__ else None
+
+    def _examine(self, check: Check) -> Finding:
+        why = self.unloaded
+        if why is None or check.name == "loads":
+            return examine(check, self)
+        if why.verdict is Verdict.BLOCKED:
+            return Finding(check, Verdict.BLOCKED, 0.0, observed=why.observed, detail=why.detail)
+        return Finding(check, Verdict.NOT_RUN, 0.0, detail="the model did not load")
 
     def _known(self, finding: Finding) -> Finding:
         for fault in self.spec.known_faults:
