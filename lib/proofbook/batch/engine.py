@@ -10,6 +10,7 @@ By hand: ``papermill --engine proofbook --execution-timeout 120 IN.ipynb OUT.ipy
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nbclient.exceptions import CellExecutionError, DeadKernelError
@@ -61,6 +62,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         stderr_file: Any = None,
         start_timeout: int = STARTUP,
         execution_timeout: float | None = None,
+        resources: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         switch: Switch | None = None,
         **kwargs: Any,
@@ -72,6 +74,8 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             kernel_name: not used: a kernel is always this interpreter.
             log_output, stdout_file, stderr_file, start_timeout: as papermill's.
             execution_timeout: seconds for the whole notebook, the start of the kernel included; None for no limit.
+            resources: ``{"metadata": {"path": …}}`` is the folder in which the kernel works; that of this process
+                by default.
             environment: variables for the kernel, over those of this process.
             switch: what else can end the execution.
             kwargs: other options of papermill's; none of them has a meaning here.
@@ -80,7 +84,8 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             Stopped: the switch was turned off meanwhile.
         """
         switch = switch or Switch()
-        with start_kernel(environment or {}) as kernel, switch.holds(kernel):
+        folder = Path((resources or {}).get("metadata", {}).get("path") or Path.cwd())
+        with start_kernel(environment or {}, folder) as kernel, switch.holds(kernel):
             client = _Client(
                 nb_man,
                 km=kernel.manager,
@@ -187,4 +192,4 @@ def _name(cell: NotebookNode, index: int) -> str:
     tags = [tag for tag in cell.metadata.get("tags", []) if not tag.endswith("parameters")]
     line = cell.source.strip().partition("\n")[0]
     label = tags[0] if tags else line if len(line) <= 60 else f"{line[:59]}…"
-    return f"{f'In [{count}]' if count else f'cell {index + 1}'} ({label})"
+    return f"cell {f'[{count}]' if count else f'{index + 1} of the file'} ({label})"

@@ -1,8 +1,8 @@
 """How a kernel is started and stopped: the one place that knows.
 
 A kernel is always this interpreter, whatever kernelspecs the user has installed; it talks over sockets in a
-scratch folder of its own (no ports to collide, nothing for others to connect to), works in that folder, reads no
-profile of the user's, and takes all its processes with it when it ends.
+scratch folder of its own (no ports to collide, nothing for others to connect to), reads no profile of the user's,
+and takes all its processes with it when it ends.
 """
 
 import os
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 KERNEL_NAME = "python3"
 # how long a kernel may take to answer an interrupt before it is killed, in seconds
 GRACE = 5.0
+# the longest path of a socket, less the number that is added to it; macOS has the shortest
+SOCKET_PATH = 100
 # the signal on which a kernel writes down where it is; Windows has none
 _REPORT = getattr(signal, "SIGUSR1", None)
 
@@ -171,29 +173,29 @@ class TimeLimit(AbstractContextManager["TimeLimit"]):
 
 
 @contextmanager
-def start_kernel(environment: Mapping[str, str]) -> Iterator[Kernel]:
+def start_kernel(environment: Mapping[str, str], folder: Path) -> Iterator[Kernel]:
     """A fresh kernel; at the end of the block nothing of it is left.
 
     Args:
         environment: variables laid over those of this process (see :func:`kernel_environment`).
+        folder: where it works.
     """
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
-    with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as folder:
-        scratch = Path(folder)
-        work = scratch / "work"
-        work.mkdir()
-        sockets = {"transport": "ipc", "ip": str(scratch / "s")} if os.name == "posix" else {}
+    with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as made:
+        scratch = Path(made)
+        sockets = str(scratch / "s")
+        over = {"transport": "ipc", "ip": sockets} if os.name == "posix" and len(sockets) < SOCKET_PATH else {}
         manager = AsyncKernelManager(
             kernel_name=KERNEL_NAME,
             kernel_spec_manager=_spec_manager(scratch),
             connection_file=str(scratch / "connection.json"),
-            **sockets,
+            **over,
         )
         variables = {**os.environ, **environment, "IPYTHONDIR": str(scratch / "ipython")}
         with (scratch / "log").open("wb") as log:
-            run_sync(manager.start_kernel)(cwd=str(work), env=variables, stdout=log, stderr=log)
+            run_sync(manager.start_kernel)(cwd=str(folder), env=variables, stdout=log, stderr=log)
         kernel = Kernel(manager, manager.provisioner.process, scratch)
         try:
             yield kernel

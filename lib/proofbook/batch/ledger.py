@@ -117,6 +117,7 @@ def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
         found = scraps.read(path)
     except scraps.NoScraps as error:
         verdict, reason = _without_scraps(execution, error)
+        reason = reason.replace(str(path), planned.notebook)
         return Result(_row(run, planned, verdict, reason, seconds=_duration(metadata)))
     if found.case.case != planned.case:
         reason = f"{planned.notebook} holds the scraps of another case, {found.case.case}"
@@ -147,7 +148,9 @@ def _without_scraps(execution: Any, error: scraps.NoScraps) -> tuple[Verdict, st
     match execution:
         case {"verdict": str(verdict), "reason": str(reason)} if verdict in set(Verdict):
             return Verdict(verdict), reason
-    return Verdict.CRASH, f"the notebook came to its end without a verdict ({error})"
+    if error.__cause__ is not None:  # there are scraps, and something is wrong with them
+        return Verdict.ERROR, " ".join(str(error).split())
+    return Verdict.CRASH, f"the notebook came to its end without a verdict: {error}"
 
 
 def _judged(case: CaseRecord, metadata: dict[str, Any]) -> tuple[Verdict, str]:

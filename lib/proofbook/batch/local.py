@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import queue
+import tempfile
 import threading
 import traceback
 from collections.abc import Generator, Iterator, Sequence
@@ -127,8 +128,12 @@ def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, swi
     partial = final.with_name(f".{case.case}.{os.getpid()}.partial.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # a failing cell is what a notebook may hold; papermill has written it down when it raises this
-        with suppress(PapermillExecutionError):
+        with (
+            # where the case may leave whatever it likes
+            tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as work,
+            # a failing cell is what a notebook may hold; papermill has written it down when it raises this
+            suppress(PapermillExecutionError),
+        ):
             papermill.execute_notebook(
                 _unformatted(source),
                 _unformatted(partial),
@@ -139,6 +144,7 @@ def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, swi
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 execution_timeout=case.time_limit,
+                resources={"metadata": {"path": work}},
                 environment=kernel_environment(threads(case.weights)),
                 switch=switch,
             )

@@ -111,16 +111,16 @@ def make_plan(
             raise UnknownName("category", name, Category)
     every_model = ((model, Weights.TINY) for model in catalog.models.values())
     wanted = {catalog.model(name).name for name in models}
-    selected = [
-        (model, weights or own)
+    selected = {
+        (model.name, weights or own): model
         for model, own in (suite_cases(catalog, suite) if suite else every_model)
         if (not wanted or model.name in wanted) and (not categories or model.category in categories)
-    ]
+    }
     limit = time_limit or (catalog.suite(suite).time_limit if suite else DEFAULT_TIME_LIMIT)
     cases = [
-        plan_case(model, catalog.target(target).name, weights_, seed, limit, folder)
+        plan_case(model, catalog.target(target).name, own, seed, limit, folder)
         for target in dict.fromkeys(targets)
-        for model, weights_ in dict.fromkeys(selected)
+        for (_, own), model in selected.items()
     ]
     _check(cases, folder, suite)
     created = datetime.now(UTC).isoformat(timespec="seconds")

@@ -81,8 +81,6 @@ class Progress:
         line = Text.assemble(f"{count} ", (f"{row.verdict:8}", style(row.verdict)), f" {row.case}  {seconds:.1f} s")
         if row.verdict is not Verdict.PASS and row.reason:
             line.append(f"\n{' ' * (len(count) + 1)}{row.reason}", style="dim")
-        if row.verdict.fell_short:
-            line.append(f"\n{' ' * (len(count) + 1)}{row.rerun}", style="cyan")
         self._console.print(line, soft_wrap=True, highlight=False)
 
     def _table(self) -> RenderableType:

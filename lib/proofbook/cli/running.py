@@ -15,9 +15,8 @@ from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, 
 from proofbook.catalog import Category, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
 from proofbook.cli.errors import FELL_SHORT, STOPPED, WrongUsage
-from proofbook.verdict import Verdict
 
-# failures named again at the end of a run; the summary has them all
+# commands shown at the end of a run; the summary has them all
 LAST_SHOWN = 20
 
 
@@ -90,7 +89,7 @@ def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report:
         soft_wrap=True,
     )
     try:
-        ledger, page = execute_run(plan, folder, workbook / "notebooks", jobs, out, _builder(out) if report else None)
+        ledger, page = execute_run(plan, folder, workbook / "notebooks", jobs, out, _builder() if report else None)
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
         out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)
@@ -99,23 +98,23 @@ def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report:
     return FELL_SHORT if ledger.fell_short else 0
 
 
-def _builder(out: Console | None = None) -> Callable[[Path], Path]:
+def _builder() -> Callable[[Path], Path]:
     from proofbook.report.build import build_report
 
     return build_report
 
 
 def _close(ledger: Ledger, page: Path | None, out: Console) -> None:
-    """Name what fell short, and where the summary lies."""
+    """Say how to look at what fell short, and where the summary lies."""
     short = [case for case in ledger.cases if case.verdict.fell_short]
+    if short:
+        out.print(f"{len(short)} of {len(ledger.cases)} cases fell short. To look at one:", highlight=False)
     for case in short[:LAST_SHOWN]:
-        out.print(f"[{style(case.verdict)}]{case.verdict:8}[/] ", end="")
-        out.print(f"{case.case}: {case.reason}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  [{style(case.verdict)}]{case.verdict:8}[/]{case.rerun}", highlight=False, soft_wrap=True)
     if len(short) > LAST_SHOWN:
-        out.print(f"… and {len(short) - LAST_SHOWN} more")
+        out.print(f"  … and {len(short) - LAST_SHOWN} more", highlight=False)
     for target in ledger.blocked_targets():
         reason = next(case.reason for case in ledger.cases if case.target == target)
-        out.print(f"[{style(Verdict.BLOCKED)}]blocked [/] ", end="")
         out.print(f"not one case could run on {target}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if page is not None:
-        out.print(f"summary: {shown(page)}", highlight=False, soft_wrap=True)
+        out.print(f"summary: {shown(page)}", markup=False, highlight=False, soft_wrap=True)
