@@ -24,7 +24,7 @@ def build_report(run_dir: Path) -> Path:
     run_dir = run_dir.resolve()
     results = Results(run_dir, read_ledger(run_dir))
     write_atomic(run_dir / "junit.xml", junit_xml(results))
-    write_atomic(run_dir / "summary.md", summary_markdown(results))
+    write_atomic(run_dir / "summary.md", summary_markdown(results).encode("utf-8", "replace"))
     # these two bring in papermill and nbconvert
     from proofbook.report.site import build_site
     from proofbook.report.summary import execute_summary

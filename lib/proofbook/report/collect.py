@@ -130,4 +130,4 @@ def newest_run(outputs: Path) -> Path:
     plans = sorted(outputs.glob(f"*/{PLAN_FILE}"), key=lambda path: path.stat().st_mtime)
     if not plans:
         raise BadPlan(f"{outputs} holds no run yet: `proofbook run` makes one")
-    return plans[-1].parent
+    return plans[-1].parent.resolve()

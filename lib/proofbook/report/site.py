@@ -51,7 +51,7 @@ def page_path(case: CaseRecord) -> str:
 
 def _write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+    path.write_text(content, encoding="utf-8", errors="replace")
 
 
 def _summary_page(results: Results, summary: NotebookNode) -> str:

@@ -6,6 +6,7 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 
+from proofbook.batch.kernels import KERNEL_NAME
 from proofbook.files import write_atomic
 from proofbook.paths import notebooks_dir
 
@@ -22,15 +23,16 @@ def execute_summary(run_dir: Path) -> NotebookNode:
         papermill.PapermillExecutionError: a cell raised; the message names it.
     """
     notebook = papermill.execute_notebook(
-        notebooks_dir() / NAME,
+        # read here, since papermill would take braces in the path for parameters
+        nbformat.read(notebooks_dir() / NAME, as_version=4),
         None,
         parameters={"run": "."},
+        engine_name="proofbook",
+        kernel_name=KERNEL_NAME,
+        language="python",
         progress_bar=False,
-        log_output=False,
-        # ipykernel warns of every TCP connection
-        extra_arguments=["--log-level=40"],
         resources={"metadata": {"path": str(run_dir)}},
     )
-    notebook.metadata.papermill.input_path = f"notebooks/{NAME}"
-    write_atomic(run_dir / NAME, nbformat.writes(notebook))
+    notebook.metadata.papermill.update(input_path=f"notebooks/{NAME}", output_path=NAME)
+    write_atomic(run_dir / NAME, nbformat.writes(notebook) + "\n")
     return notebook
