@@ -18,14 +18,13 @@ from transformers.models.auto.configuration_auto import model_type_to_module_nam
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-from transformers.utils import is_torchvision_available
 
 from proofbook.catalog import Model
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
 from proofbook.subject.tokenizers.choice import vocabulary_size
-from proofbook.subject.video_processors import FrameByFrame, build_video_processor
+from proofbook.subject.video_processors import build_video_processor, with_stand_in
 
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
 _PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
@@ -56,8 +55,7 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
     parts = {name: _part(name, spec, config) for name in cls.get_attributes()}
     if "tokenizer" in parts:
         _prepare(parts["tokenizer"], cls, config)
-    absent = frozenset(name for name, part in parts.items() if part is None or isinstance(part, FrameByFrame))
-    processor = (_lenient(cls, absent) if absent else cls)(**parts, **_arguments(cls, spec, config))
+    processor = cls(**parts, **_arguments(cls, spec, config))
     if "chat_template" in inspect.signature(cls.__init__).parameters:
         processor.chat_template = _chat_template(processor)
     return processor
@@ -83,19 +81,12 @@ def part_of(processor: Any, name: str) -> Any:
     return processor if isinstance(processor, _PART_CLASSES[name]) else None
 
 
-def is_whole(spec: Model) -> bool:
-    """Whether this machine has a class for every part of the model's processor; one that it lacks can't be saved."""
-    cls = composite_class(spec)
-    reads_video = cls is not None and any(name.endswith("video_processor") for name in cls.get_attributes())
-    return not reads_video or is_torchvision_available()
-
-
 def composite_class(spec: Model) -> Any:
     """The composite class of a model, or None: the one its entry names, the one of transformers' mapping, or else
     the one that the model's own package defines."""
     name = (spec.tiny.processor.get("class") if spec.tiny else None) or PROCESSOR_MAPPING_NAMES.get(spec.model_type)
     if name:
-        return getattr(transformers, name)
+        return with_stand_in(getattr(transformers, name))
     package = model_type_to_module_name(spec.model_type)
     if package in CONFIG_MAPPING and package != spec.model_type:
         return None  # the package of a model that this one is a part of: its processor reads more
@@ -138,22 +129,6 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
         return build_feature_extractor(spec, config)
     prefix = name.removesuffix("tokenizer")
     return build_tokenizer(spec, getattr(config, f"{prefix}config") if prefix else config)
-
-
-class _Lenient:
-    """Before a composite class: a part that this machine has no class for may be None, and fails by name when it is
-    used, or be what stands in for it."""
-
-    absent: frozenset[str]
-
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        if argument_name in self.absent:
-            return type(argument)
-        return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
-
-
-def _lenient(cls: Any, absent: frozenset[str]) -> Any:
-    return type(cls.__name__, (_Lenient, cls), {"absent": absent, "__module__": cls.__module__})
 
 
 def _arguments(cls: Any, spec: Model, config: PreTrainedConfig) -> dict[str, Any]:

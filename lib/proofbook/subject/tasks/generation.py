@@ -1,22 +1,24 @@
 """Tasks that write text: a prompt continued, a text shortened, translated, or answered as an instruction says."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from proofbook.subject.samples import texts
+from proofbook.subject.tasks.spoken import speak
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.tokens import (
-    accepted,
     chosen,
     encoded,
     forward_parameters,
+    lengthened,
     pairs_of,
     texts_of,
     tokenized,
     tokenizer_of,
 )
+from proofbook.subject.tokenizers import target_language_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +34,7 @@ class TextGeneration(Task):
     unit = "tokens"
 
     def rows(self, subject: Subject) -> list[Row]:
-        return [Row(text=text) for text in texts.PROMPTS]
+        return [Row(text=lengthened(subject, text)) for text in texts.PROMPTS]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         return encoded(tokenized(subject, texts_of(rows)))
@@ -42,7 +44,7 @@ class TextGeneration(Task):
         # whatever the side in a forward call: what is written must follow the text itself
         prompts = tokenized(subject, texts_of(rows), padding_side="left")
         prompts = {name: value.to(model.device) for name, value in prompts.items()}
-        written = _generate(subject, model, prompts)
+        written = _generate(model, prompts)
         length = prompts["input_ids"].shape[1]
         return list(tokenizer.batch_decode(written[:, length:], skip_special_tokens=True))
 
@@ -51,45 +53,57 @@ class _SequenceToSequence(Task):
     """A text and what becomes of it, which the decoder reads from the start token to the last but one."""
 
     unit = "tokens"
-    samples: Mapping[str, Sequence[tuple[str, str]]]
+    samples: ClassVar[Mapping[str, Sequence[tuple[str, str]]]]
 
     def rows(self, subject: Subject) -> list[Row]:
-        return [Row(text=source, pair=target) for source, target in chosen(subject, self.samples)]
+        return [Row(text=lengthened(subject, source), pair=target) for source, target in chosen(subject, self.samples)]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         inputs = tokenized(subject, texts_of(rows))
         return encoded({**inputs, **_decoder_inputs(subject, pairs_of(rows))})
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
-        source = {name: value for name, value in encoded.inputs.items() if not name.startswith("decoder_")}
-        written = _generate(subject, model, source)
-        return list(tokenizer_of(subject).batch_decode(written, skip_special_tokens=True))
+        tokenizer = tokenizer_of(subject)
+        language = target_language_id(tokenizer)
+        forced = {} if language in (None, subject.config.decoder_start_token_id) else {"forced_bos_token_id": language}
+        written = _generate(model, _source(encoded), **forced)
+        return list(tokenizer.batch_decode(written, skip_special_tokens=True))
 
 
 class Summarization(_SequenceToSequence):
     """A text in short."""
 
     names = ("summarization",)
-    samples = {"articles": texts.SUMMARIES}
+    samples: ClassVar = {"articles": texts.SUMMARIES}
 
 
 class TextToText(_SequenceToSequence):
     """A text that says what to do, and the answer. Option ``texts``: ``instructions`` (the default), ``programs``."""
 
     names = ("text2text-generation",)
-    samples = {"instructions": texts.INSTRUCTIONS, "programs": texts.PROGRAMS}
+    samples: ClassVar = {"instructions": texts.INSTRUCTIONS, "programs": texts.PROGRAMS}
 
 
 class Translation(_SequenceToSequence):
     """English in French, written or spoken."""
 
     names = ("translation",)
-    samples = {"sentences": texts.TRANSLATIONS}
+    samples: ClassVar = {"sentences": texts.TRANSLATIONS}
+
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
+        if hasattr(model, "vocoder"):
+            return list(speak(subject, model, _source(encoded), NEW_TOKENS))
+        return super().answer(subject, model, rows, encoded)
 
 
-def _generate(subject: Subject, model: "PreTrainedModel", inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _source(encoded: Encoded) -> dict[str, torch.Tensor]:
+    """What the encoder reads."""
+    return {name: value for name, value in encoded.inputs.items() if not name.startswith("decoder_")}
+
+
+def _generate(model: "PreTrainedModel", inputs: Mapping[str, torch.Tensor], **more: Any) -> torch.Tensor:
     """Greedy decoding: batch × length, the prompt of a decoder-only model included."""
-    written: torch.Tensor = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
+    written: torch.Tensor = model.generate(**inputs, **more, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
     return written
 
 

@@ -14,6 +14,7 @@ from proofbook.subject.tasks.tokens import (
     chosen,
     encoded,
     forward_parameters,
+    lengthened,
     texts_of,
     tokenized,
     tokenizer_of,
@@ -38,7 +39,7 @@ class FillMask(Task):
     def rows(self, subject: Subject) -> list[Row]:
         samples = {"sentences": texts.GAPS, "proteins": texts.PROTEIN_GAPS, "recurrences": texts.RECURRENCES}
         gap = self._gap(subject)[0]
-        return [Row(text=text.format(gap)) for text in chosen(subject, samples)]
+        return [Row(text=lengthened(subject, text.format(gap))) for text in chosen(subject, samples)]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         more = {"entity_spans": list(map(_names, rows))} if "entity_ids" in forward_parameters(subject) else {}
@@ -82,7 +83,7 @@ class TokenClassification(Task):
     def rows(self, subject: Subject) -> list[Row]:
         if "bbox" in forward_parameters(subject):
             return _page_rows(questions=("", "", ""))
-        return [Row(text=text) for text in texts.SENTENCES]
+        return [Row(text=lengthened(subject, text)) for text in texts.SENTENCES]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         return encoded(_page_inputs(subject, rows) if rows[0].words else tokenized(subject, texts_of(rows)))
@@ -109,7 +110,7 @@ class TextClassification(Task):
     unit = "tokens"
 
     def rows(self, subject: Subject) -> list[Row]:
-        return [Row(text=text) for text in texts.SENTENCES]
+        return [Row(text=lengthened(subject, text)) for text in texts.SENTENCES]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         return encoded(tokenized(subject, texts_of(rows)))

@@ -9,6 +9,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from proofbook.subject.processors import part_of
+from proofbook.subject.samples.texts import corpus
 from proofbook.subject.tasks.task import Encoded, Row, Subject
 
 
@@ -22,6 +23,11 @@ def chosen(subject: Subject, samples: Mapping[str, Any]) -> Any:
     return samples[subject.options.get("texts", next(iter(samples)))]
 
 
+def lengthened(subject: Subject, text: str) -> str:
+    """A text with as many further sentences behind it as option ``sentences`` says; none by default."""
+    return " ".join([text, *corpus("eng")[: subject.options.get("sentences", 0)]])
+
+
 def forward_parameters(subject: Subject) -> frozenset[str]:
     """The names of the arguments that ``forward`` takes, of the class that the configuration names as its own."""
     kind = getattr(transformers, subject.config.architectures[0])
@@ -31,11 +37,11 @@ def forward_parameters(subject: Subject) -> frozenset[str]:
 def tokenized(subject: Subject, texts: Sequence[Any], *pairs: Sequence[Any], **more: Any) -> dict[str, torch.Tensor]:
     """Texts, or texts with their second ones, as tensors of batch × length: what ``forward`` takes of them.
 
-    They are padded to the longest, on the tokenizer's own side. ``more`` goes to the tokenizer, and so does the
-    option ``pad_to_multiple_of``. Where the model chooses between local and global attention, the first token is
-    global; where it has adapters for languages, the rows use them in turn.
+    They are padded to the longest, on the tokenizer's own side. ``more`` goes to the tokenizer, and so do the options
+    ``padding`` and ``max_length``. Where the model has local and global attention, the first token is global; where
+    it has adapters for languages, the rows use them in turn.
     """
-    options = {name: subject.options[name] for name in ("padding", "pad_to_multiple_of") if name in subject.options}
+    options = {name: subject.options[name] for name in ("padding", "max_length") if name in subject.options}
     asked = {"padding": True, "return_tensors": "pt", "return_attention_mask": True, **options, **more}
     inputs = tokenizer_of(subject)(list(texts), *map(list, pairs), **asked)
     return accepted(subject, dict(inputs))

@@ -12,6 +12,7 @@ _NAMED = re.compile(rf"({'|'.join(_ROLES)})_(?:token_id|token_index|index)")
 _STAND_INS = {"bos": ("cls", "eos", "sep"), "eos": ("sep",), "cls": ("bos",), "sep": ("eos",)}
 # the ids that generation takes from the configuration, and that have a role of another name
 _GENERATION = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+_SIZES = {"vocab_size", "decoder_vocab_size"}
 # where decoding starts, in a tokenizer that has a token for just that
 _START = "<|startoftranscript|>"
 
@@ -21,8 +22,8 @@ def align_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
     ``bos_token_id``, ``mask_index`` and the like are what their names say, None where the tokenizer has no such token.
     The token that decoding starts with, or is forced to begin or end with, is the one whose id it equals in the
-    defaults of the architecture's class: the padding for Marian, the end of a sentence for BART. A tokenizer with a
-    target language has that language's code there.
+    defaults of the architecture's class: the padding for Marian, the end of a sentence for BART; without a default, it
+    starts with the target language's code or the padding. A vocabulary larger than the tokenizer's shrinks to it.
     """
     parts = text_first(config)
     named = [part for name, part in parts.items() if "text" in name]
@@ -44,19 +45,25 @@ def _align(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None
         default = getattr(usual, name, None)
         if default is not None:
             setattr(config, name, _token_id(tokenizer, _role_of(default, usual)))
+    _align_size(config, tokenizer)
     if getattr(config, "is_encoder_decoder", False):
         _align_start(config, usual, tokenizer)
 
 
 def _align_start(config: PreTrainedConfig, usual: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    language = _target_language_id(tokenizer)
     if _START in tokenizer.get_vocab():
         config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(_START)
     elif getattr(usual, "decoder_start_token_id", None) is None:
         # without a start of its own, decoding starts with the language, else with the padding, as in T5
+        language = target_language_id(tokenizer)
         config.decoder_start_token_id = tokenizer.pad_token_id if language is None else language
-    elif language is not None:
-        config.forced_bos_token_id = language
+
+
+def _align_size(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """No more tokens than the tokenizer has, so that every token which the model may write can be read."""
+    ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "lang_code_to_id", {}).values()]
+    for name in _SIZES & vars(config).keys():
+        setattr(config, name, min(getattr(config, name), max(ids) + 1))
 
 
 def _role_of(token_id: int, usual: PreTrainedConfig) -> str:
@@ -73,7 +80,8 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, role: str, stand_ins: bool = T
     return None
 
 
-def _target_language_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def target_language_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the code of the tokenizer's target language; None where it has no languages."""
     code = getattr(tokenizer, "tgt_lang", None)
     ids = [tokenizer.convert_tokens_to_ids(token) for token in (f"__{code}__", code)] if code else []
     return next((token_id for token_id in ids if token_id != tokenizer.unk_token_id), None)
