@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 
 from proofbook.catalog import Model, Weights
 from proofbook.subject.draw import build_model, library_blocks, model_class
 from proofbook.subject.hub import download
-from proofbook.subject.processors import align, build_processor, composite_class, is_whole
+from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
 
@@ -57,18 +57,12 @@ def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, l
 
 def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     """Draw a tiny model from a seed, and write it and its processor to a folder as their checkpoint would be."""
-    config, processor = _tiny_parts(spec)
-    build_model(spec, config, seed).save_pretrained(folder)
-    if is_whole(spec):
-        processor.save_pretrained(folder)
-    return folder
-
-
-def _tiny_parts(spec: Model) -> tuple[PreTrainedConfig, Any]:
     config = tiny_config(spec)
     processor = build_processor(spec, config)
     align(config, processor)
-    return config, processor
+    build_model(spec, config, seed).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def local_folder(spec: Model, local: str = "") -> Path:
@@ -135,14 +129,12 @@ def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementatio
     )
 
 
-def load_processor(spec: Model, folder: Path, weights: Weights) -> Any:
+def load_processor(spec: Model, folder: Path) -> Any:
     """The processor that lies in a checkpoint's folder: a composite, or a tokenizer, image processor or feature
-    extractor alone. That of tiny weights is made anew where this machine lacks a class for one of its parts.
+    extractor alone.
 
     Raises:
         Blocked: the installed libraries don't have its class, or lack what it needs.
     """
-    if weights is Weights.TINY and not is_whole(spec):
-        return _tiny_parts(spec)[1]
     with library_blocks(spec):
         return (composite_class(spec) or AutoProcessor).from_pretrained(folder, local_files_only=True)
