@@ -80,6 +80,7 @@ def compare(
     allowed = _allowed(
         tolerance,
         scale,
+        expected,
         _errors(_standard(floor, tolerance), expected, finite) if floor is not None else None,
     )
     over = [
@@ -151,14 +152,22 @@ def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) 
     )
 
 
-def _allowed(tolerance: Tolerance, scale: float, floor: Errors | None) -> Errors:
+def _allowed(tolerance: Tolerance, scale: float, truth: torch.Tensor, floor: Errors | None) -> Errors:
     eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
-    low, high = tolerance.smallest * eps * scale, tolerance.largest * eps * scale
-    bounds = [
-        min(max(tolerance.multiple * error, low), high) for error in (_three(floor) if floor else (0.0, 0.0, 0.0))
-    ]
-    rmse, row, element = bounds
-    return Errors(rmse, row, element, at=())
+    rows = truth.numel() // max(1, truth.shape[-1] if truth.dim() else 1)
+
+    def bound(error: float, draws: int) -> float:
+        low = tolerance.smallest * eps * scale * _expected_maximum(draws)
+        high = tolerance.largest * eps * scale * _expected_maximum(draws)
+        return min(max(tolerance.multiple * error, low), high)
+
+    rmse, row, element = _three(floor) if floor else (0.0, 0.0, 0.0)
+    return Errors(bound(rmse, 1), bound(row, rows), bound(element, truth.numel()), at=())
+
+
+def _expected_maximum(draws: int) -> float:
+    """About how many standard deviations the largest of so many normal errors lies out: sqrt(2 ln n), one at least."""
+    return math.sqrt(2 * math.log(draws)) if draws > 1 else 1.0
 
 
 def _three(errors: Errors) -> tuple[float, float, float]:

@@ -10,6 +10,10 @@ Shape = tuple[int | None, ...]
 
 # the docstrings of transformers.modeling_outputs name these symbols
 _BY_HEAD: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
+    # one row a codebook; picture and text in one sequence; tokens beyond the vocabulary
+    (r"^Musicgen", {"logits": ("?", "length", "vocabulary")}),
+    (r"^Git", {"logits": ("batch", "?", "vocabulary")}),
+    (r"^IdeficsFor", {"logits": ("batch", "length", "?")}),
     (r"For(MaskedLM|CausalLM|ConditionalGeneration|PreTraining)$|LMHead(Model)?$|MTModel$",
      {"logits": ("batch", "length", "vocabulary"), "encoder_last_hidden_state": ("batch", "source", "?")}),
     (r"ForCTC$", {"logits": ("batch", "?", "vocabulary")}),

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -30,8 +30,18 @@ class Float64(TorchFunctionMode):
     """Computes in float64 what a model's code asks to be computed in float32.
 
     Models name float32 where a half precision would not do: in norms, softmax and rotary embeddings. In a model
-    of float64 those lines lower the precision instead, so under this mode every mention of float32 means float64.
+    of float64 those lines lower the precision instead, so under this mode every mention of float32 means float64,
+    and so does every tensor made without naming a dtype.
     """
+
+    def __enter__(self) -> Self:
+        self._default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        torch.set_default_dtype(self._default)
 
     def __torch_function__(
         self,
