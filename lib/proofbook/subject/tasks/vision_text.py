@@ -146,10 +146,13 @@ def without_prompt(written: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
 
 
 def processed(subject: Subject, **inputs: Any) -> dict[str, Any]:
-    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it."""
+    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it.
+
+    Without labels, which some processors make for training.
+    """
     padding = subject.options.get("padding", True)
     made = subject.processor(**inputs, padding=padding, return_tensors="pt")
-    takes = forward_parameters(subject)
+    takes = forward_parameters(subject) - {"labels"}
     return {name: value for name, value in made.items() if name in takes}
 
 
