@@ -68,7 +68,7 @@ _NAMES: tuple[tuple[str, Role], ...] = (
     (r"two_stage_num_proposals|num_landmarks|segment_means_seq_len|num_proposals|latent_query_num", Role.QUERIES),
     (r"num_(image_)?frames|frames_per_clip|num_stacked_frames", Role.FRAMES),
     (r".*(image_size|img_size)|resolution|crop_size|spec_size", Role.PIXELS),
-    (r"image_embedding_size|low_res_mask_size|.*feature_sizes|.*rope_feat_sizes|posemb_grid_size", Role.GRID),
+    (r"image_embedding_size|image_grid_pinpoints|low_res_mask_size|.*feature_sizes|.*rope_feat_sizes|posemb_grid_size", Role.GRID),
     (r"num_patches|mm_tokens_per_image|image_seq_length|num_image_tokens|num_position_embeddings", Role.PATCHES),
     (r"(num|n)_codebooks|num_quantizers|num_code_groups", Role.CODEBOOKS),
     (r".*_per_layer_(heads|num)", Role.HEADS),
