@@ -189,4 +189,14 @@ def test_pictures_go_through_a_composite_whose_video_processor_is_missing() -> N
     )
     inputs = processor(images=photographs()[:1], text=text, return_tensors="pt")  # type: ignore[operator]
     assert torch.isfinite(inputs["pixel_values"]).all()
-    assert processor.video_processor is None  # type: ignore[attr-defined]
+    clips = processor.apply_chat_template(  # type: ignore[attr-defined]
+        [{"role": "user", "content": [{"type": "video"}]}]
+    )
+    with pytest.raises(Blocked, match="torchvision"):
+        processor(videos=[clip(4)], text=clips, return_tensors="pt")  # type: ignore[operator]
+
+
+def test_a_second_tokenizer_is_of_the_class_that_the_entry_names() -> None:
+    _, processor = prepared("instructblip")
+    assert type(processor.qformer_tokenizer).__name__ == "BertTokenizer"  # type: ignore[attr-defined]
+    assert type(processor.tokenizer).__name__ != "BertTokenizer"  # type: ignore[attr-defined]

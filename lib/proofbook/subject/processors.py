@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from proofbook.catalog import Model
+from proofbook.catalog.schema import Exception_
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
@@ -127,8 +128,15 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
         return build_video_processor(spec, config)
     if name.endswith("feature_extractor"):
         return build_feature_extractor(spec, config)
-    prefix = name.removesuffix("tokenizer")
-    return build_tokenizer(spec, getattr(config, f"{prefix}config") if prefix else config)
+    return build_tokenizer(spec, config) if name == "tokenizer" else _second_tokenizer(name, spec, config)
+
+
+def _second_tokenizer(name: str, spec: Model, config: PreTrainedConfig) -> Any:
+    """The tokenizer of the part of a model that it is named after: ``qformer_tokenizer`` of ``qformer_config``."""
+    part = getattr(config, f"{name.removesuffix('tokenizer')}config")
+    chosen = spec.tiny.processor.get(name) if spec.tiny else None
+    tiny = Exception_(reason=f"names the {name}", tokenizer=chosen) if chosen else None
+    return build_tokenizer(spec.model_copy(update={"model_type": part.model_type, "tiny": tiny}), part)
 
 
 def _arguments(cls: Any, spec: Model, config: PreTrainedConfig) -> dict[str, Any]:
