@@ -1,10 +1,12 @@
 """One tokenizer for one model."""
 
+from tempfile import TemporaryDirectory
+
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
 
 from proofbook.catalog import Model
 from proofbook.subject.tokenizers import backend, files
-from proofbook.subject.tokenizers.choice import tokenizer_class, vocabulary_size
+from proofbook.subject.tokenizers.choice import is_backend, tokenizer_class, vocabulary_size
 from proofbook.verdict import Blocked
 
 # from which language to which, in the codes of each class that has such: English to French, or Python to English
@@ -21,7 +23,8 @@ _LANGUAGES = {
 def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """A tokenizer of the model's own class, with at most as many tokens as the model can read.
 
-    It is new on every call: a processor may add tokens to it.
+    It is new on every call: a processor may add tokens to it. Where transformers maps a model to
+    ``TokenizersBackend``, it is of that class, with the pipeline of the class that :func:`tokenizer_class` finds.
 
     Args:
         spec: the entry, of which ``tiny.tokenizer`` may name the class.
@@ -43,4 +46,11 @@ def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenize
     if tokenizer.pad_token is None:
         # as users do: a batch needs padding, and the attention mask hides it
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
+    return _as_backend(tokenizer) if is_backend(config) else tokenizer
+
+
+def _as_backend(tokenizer: PreTrainedTokenizerBase) -> TokenizersBackend:
+    """The same pipeline in the class that has none of its own, as it is read from a checkpoint."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return TokenizersBackend.from_pretrained(folder)

@@ -17,7 +17,8 @@ _DEFAULT_SIZE = 1024
 
 
 def tokenizer_class(spec: Model, config: PreTrainedConfig) -> type[PreTrainedTokenizerBase]:
-    """The class of a model's tokenizer: the one that its entry names, else the one that transformers maps it to.
+    """The class whose pipeline a model's tokenizer has: the one that its entry names, else the one that transformers
+    maps the model to.
 
     transformers maps some to ``TokenizersBackend``, whose pipeline is all in the checkpoint, and some not at all.
     Then it is the class of the model's own package, that of its text model, or that of the architecture whose
@@ -33,6 +34,11 @@ def tokenizer_class(spec: Model, config: PreTrainedConfig) -> type[PreTrainedTok
             raise LookupError(f"{spec.name}: transformers has no tokenizer class {named!r}")
         return cls
     return _derived(config) or TokenizersBackend
+
+
+def is_backend(config: PreTrainedConfig) -> bool:
+    """Whether transformers reads the tokenizer of such a model as a ``TokenizersBackend``."""
+    return bool(TOKENIZER_MAPPING_NAMES.get(config.model_type) == TokenizersBackend.__name__)
 
 
 def _derived(config: PreTrainedConfig) -> type[PreTrainedTokenizerBase] | None:
