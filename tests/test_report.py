@@ -280,7 +280,15 @@ def test_numbers_have_three_digits(value: float | None, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3599, "59 min 59 s"), (7800, "2 h 10 min")],
+    [
+        (0, "0.0 s"),
+        (2e-5, "<1 ms"),
+        (0.0314, "31 ms"),
+        (59.94, "59.9 s"),
+        (60, "1 min 00 s"),
+        (3599, "59 min 59 s"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_durations_are_told_as_people_tell_them(seconds: float, words: str) -> None:
     assert overview.duration(seconds) == words

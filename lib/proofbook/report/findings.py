@@ -8,7 +8,7 @@ from statistics import median
 from markupsafe import Markup
 
 from proofbook.report.collect import Results
-from proofbook.report.markup import TRIAGE, chip, clip, count_of, empty, fold, number, table
+from proofbook.report.markup import TRIAGE, chip, clip, count_of, empty, fold, table
 from proofbook.report.overview import duration
 from proofbook.verdict import Verdict
 from proofbook.workbook.html import Html
@@ -107,7 +107,7 @@ def _covered(
     return [
         f"{answered} / {tried}",
         *(counts[verdict] or "" for verdict in columns),
-        f"{number(median(seconds))} s" if seconds else "",
+        duration(median(seconds)) if seconds else "",
         duration(sum(seconds)) if seconds else "",
         _skips(rows),
     ]
@@ -138,7 +138,8 @@ def _by_reason(results: Results, verdict: Verdict, none: str) -> Html:
         return empty(none)
     rows = [(name, said, len(cases), _names(results, cases)) for (name, said), cases in groups.items()]
     markup = table(["what", "why, and what to do", "cases", "which"], rows, numbers={2}, kind="reasons")
-    return Html(markup, "\n".join(f"{said}: {count_of(len(cases), 'case')}" for (_, said), cases in groups.items()))
+    lines = [f"{name}: {said}: {count_of(len(cases), 'case')}" for (name, said), cases in groups.items()]
+    return Html(markup, "\n".join(lines))
 
 
 def by_cause(results: Results, verdict: Verdict) -> dict[tuple[str, str], list[CaseRecord]]:
@@ -147,7 +148,8 @@ def by_cause(results: Results, verdict: Verdict) -> dict[tuple[str, str], list[C
     for case in results.having(verdict):
         deciding = (check for check in results.checks_of.get(case.case, []) if check.verdict is verdict)
         check = next(deciding, None)
-        cause = (check.observed or check.check, check.detail) if check else ("", case.reason)
+        name, said = (check.observed or check.check, check.detail) if check else ("", case.reason)
+        cause = name, said.removeprefix(f"{name}: ")
         groups.setdefault(cause, []).append(case)
     return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 

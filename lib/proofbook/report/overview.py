@@ -119,7 +119,9 @@ def _cell(results: Results, case: CaseRecord) -> Markup:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units that people use: ``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Seconds in the units that people use: ``31 ms``, ``4.2 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "<1 ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

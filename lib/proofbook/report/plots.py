@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from proofbook.catalog import Category
 from proofbook.report.collect import Results
@@ -119,4 +119,5 @@ def _scale(axis: Axes, seen: Sequence[float]) -> None:
         axis.xaxis.set_minor_locator(NullLocator())
     else:
         axis.set_xlim(left=0)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda found, _: number(found)))
