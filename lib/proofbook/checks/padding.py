@@ -18,15 +18,21 @@ def without_padding(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, An
         for name, value in inputs.items()
         if name.endswith("attention_mask") and isinstance(value, torch.Tensor) and value.dim() == 2
     ]
-    return {name: _hidden(tensor, masks) for name, tensor in outputs.items()}
+    return {name: _hidden(name, tensor, masks) for name, tensor in outputs.items()}
 
 
-def _hidden(tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
+def _hidden(name: str, tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
     for mask in masks:
         batch, length = mask.shape
-        if mask.all() or not tensor.dim() or tensor.shape[0] != batch or length not in tensor.shape[1:]:
+        if mask.all() or not tensor.dim() or tensor.shape[0] != batch:
             continue
-        at = tensor.shape.index(length, 1)
-        shape = [batch, *(length if dim == at else 1 for dim in range(1, tensor.dim()))]
+        if length in tensor.shape[1:]:
+            at = tensor.shape.index(length, 1)
+        elif name.endswith((".keys", ".values")) and tensor.shape[-2] < length:
+            at = tensor.dim() - 2  # a cache with a sliding window keeps the last positions
+            mask = mask[:, -tensor.shape[at] :]
+        else:
+            continue
+        shape = [batch, *(tensor.shape[dim] if dim == at else 1 for dim in range(1, tensor.dim()))]
         tensor = tensor.masked_fill(~mask.reshape(shape), 0)
     return tensor
