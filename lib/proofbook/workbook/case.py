@@ -16,6 +16,7 @@ from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk
 from proofbook.checks.registry import FAMILIES, Check, Finding, examine, registered
 from proofbook.checks.trial import Trial
+from proofbook.runtimes.devices import detect
 from proofbook.subject.full_size import full_parameters
 from proofbook.verdict import Blocked, Verdict, overall
 from proofbook.workbook.html import Html, badge, block, code, facts, folded, table
@@ -228,7 +229,7 @@ class Case(Trial):
                 ("checks", f"{record.checks}, {record.failed} fell short"),
                 ("seed", record.seed),
                 ("inputs", f"SHA-256 {record.input_hash}"),
-                ("versions", ", ".join(f"{name} {number}" for name, number in record.versions.items())),
+                ("versions", ", ".join(f"{name} {number}" for name, number in _versions().items())),
                 ("rerun", code(record.rerun)),
             ]
         )
@@ -265,7 +266,11 @@ class Case(Trial):
             seed=self.seed,
             input_hash=self.input_hash if encoded else None,
             rerun=self.rerun,
-            versions=_versions(),
+            versions={
+                **_versions(),
+                "machine": _machine(),
+                f"device {self.target.device}": detect(self.target.device).detail,
+            },
         )
 
     def check_records(self) -> list[CheckRecord]:
@@ -298,7 +303,7 @@ class Case(Trial):
                 ("model", f"{self.spec.name}: {self.spec.model_class} ({self.spec.model_type}), {self.spec.task}"),
                 ("target", f"{self.target.name}: {device}"),
                 ("weights", f"{self.weights}, seed {self.seed}"),
-                ("machine", f"{platform.platform()}, {torch.get_num_threads()} threads"),
+                ("machine", _machine()),
                 ("versions", ", ".join(f"{name} {number}" for name, number in _versions().items())),
                 ("rerun", code(self.rerun)),
             ]
@@ -349,6 +354,10 @@ def _chosen(names: str) -> Sequence[Check]:
         )
     # a case that did not load its model has nothing to say about the rest
     return [check for check in checks if {check.name, check.family} & wanted or check.name == "loads"]
+
+
+def _machine() -> str:
+    return f"{platform.platform()}, {torch.get_num_threads()} threads"
 
 
 def _versions() -> dict[str, str]:

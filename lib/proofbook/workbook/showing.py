@@ -122,11 +122,18 @@ def _answer(answer: Any, rate: int | None) -> Html:
         return picture(answer)
     if isinstance(answer, np.ndarray):
         return _array(answer, rate)
+    if isinstance(answer, Mapping) and "score" in answer:
+        name = answer.get("label", answer.get("token_str", ""))
+        rest = "".join(f", {key} {value}" for key, value in answer.items() if key in ("box", "segments"))
+        text = f"{name!r} {answer['score']:.3f}{rest}"
+        return Html(escape(text), text)
     if isinstance(answer, Mapping):
         return facts((str(name), _answer(value, rate)) for name, value in answer.items())
-    if isinstance(answer, list | tuple) and any(isinstance(part, np.ndarray | Image.Image) for part in answer):
-        parts = [_answer(part, rate) for part in answer]
-        return Html(" ".join(part.html for part in parts), "; ".join(part.text for part in parts))
+    if isinstance(answer, list | tuple) and any(
+        isinstance(part, np.ndarray | Image.Image | Mapping) for part in answer
+    ):
+        parts = [_answer(part, rate) for part in answer[:10]]
+        return Html("<br>".join(part.html for part in parts), "; ".join(part.text for part in parts))
     text = repr(answer) if isinstance(answer, str) else str(answer)
     return Html(escape(text[:400]), text[:400])
 
