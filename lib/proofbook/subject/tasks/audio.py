@@ -11,13 +11,16 @@ import torch
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.audio import recordings
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
+from proofbook.subject.tasks.tokens import work
 from proofbook.subject.tasks.vision import Answer, best_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# of text or of codes: enough of an answer to see that generation works
-_NEW_TOKENS = 8
+# of text: as many as what is said in a recording takes
+_NEW_TOKENS = 24
+# of codes: enough to see that generation works
+_NEW_CODES = 8
 
 
 class SpeechRecognition(Task):
@@ -110,7 +113,7 @@ class TextToSpeech(Task):
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list["np.ndarray[Any, Any]"]:
         """Frames × mel bins a row."""
-        spectrograms, lengths = model.generate(**_prompt(encoded.inputs), maxlenratio=0.5, return_output_lengths=True)
+        spectrograms, lengths = model.generate(**_prompt(encoded.inputs), return_output_lengths=True)
         return [numbers(one)[:length] for one, length in zip(spectrograms, lengths, strict=True)]
 
 
@@ -118,17 +121,21 @@ class TextToAudio(Task):
     """Text to sound, by way of discrete codes.
 
     Options: ``module``, the part that reads the text, where the model has no forward of its own; ``text_offset``, how
-    many ids that part has before the tokenizer's; ``generate``, arguments of ``generate``; ``generation_config``, what
-    ``generate`` looks up, and a model made from a configuration alone does not have.
+    many ids that part has before the tokenizer's; ``forward`` and ``generate``, arguments of these; ``generation_config``,
+    what ``generate`` looks up, and a model made from a configuration alone does not have.
     """
 
     names = ("text-to-audio",)
     unit = "tokens"
 
+    _DESCRIPTIONS = ("a slow waltz", "drums and a bass guitar, fast and loud", "birds in the rain, far away")
+
     def rows(self, subject: Subject) -> list[Row]:
+        if subject.config.is_encoder_decoder:
+            return [Row(text=text) for text in self._DESCRIPTIONS]
         if part_of(subject.processor, "feature_extractor") is None:
             return [Row(text=clip.text) for clip in recordings()]
-        return spoken_rows(subject)
+        return spoken_rows(subject)  # the voice to speak with
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         module = str(subject.options.get("module", ""))
@@ -137,14 +144,16 @@ class TextToAudio(Task):
             inputs = {"input_ids": inputs["input_ids"] + subject.options["text_offset"]}
         elif subject.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = torch.stack([_codes(row, subject.config.decoder) for row in rows])
-        return Encoded(inputs, inputs["input_ids"].numel(), module)
+        return Encoded({**inputs, **subject.options.get("forward", {})}, work(inputs), module)
 
     def answer(
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list["np.ndarray[Any, Any]"]:
         """Samples a row; codes a row where the model leaves the sound to a vocoder, a model of its own."""
-        given = {name: value.to(model.device) for name, value in self._read(subject, rows).items()}
-        options = subject.options.get("generate", {"max_new_tokens": _NEW_TOKENS})
+        given = _prompt(encoded.inputs)
+        if encoded.module:  # all its parts together read what the tokenizer wrote
+            given = {name: value.to(model.device) for name, value in self._read(subject, rows).items()}
+        options = subject.options.get("generate", {"max_new_tokens": _NEW_CODES})
         for name, value in subject.options.get("generation_config", {}).items():
             if not hasattr(model.generation_config, name):
                 setattr(model.generation_config, name, value)
@@ -152,13 +161,13 @@ class TextToAudio(Task):
         return [numbers(one) for one in getattr(made, "speech_ids", made)]
 
     def _read(self, subject: Subject, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        """The text as the processor encodes it, with the voice of a recording where the model wants one."""
+        """The text as the processor encodes it, with the voice of the row's recording, if it has one."""
         text = [row.text for row in rows]
-        if rows[0].audio is not None and not subject.config.is_encoder_decoder:
+        if rows[0].audio is not None:
             return features(subject, rows, text=text, padding=True)
-        if part_of(subject.processor, "feature_extractor") is None:
-            return dict(subject.processor(text=text, return_tensors="pt"))
-        return dict(subject.processor(text=text, padding=True, return_tensors="pt"))
+        # a processor of text alone pads by itself
+        padding = {} if part_of(subject.processor, "feature_extractor") is None else {"padding": True}
+        return dict(subject.processor(text=text, return_tensors="pt", **padding))
 
 
 def spoken_rows(subject: Subject) -> list[Row]:
@@ -197,12 +206,13 @@ def _seconds(rows: Sequence[Row]) -> float:
 
 
 def _teacher_forced(subject: Subject, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """The spoken words as what the decoder reads: from the start token to the last but one."""
+    """The spoken words as what the decoder reads: from the start token, which some tokenizers write themselves, to the
+    last token but one."""
     tokens = subject.processor.tokenizer([row.text for row in rows], padding=True, return_tensors="pt")
-    return {
-        "decoder_input_ids": _shifted(tokens["input_ids"], subject.config.decoder_start_token_id),
-        "decoder_attention_mask": _shifted(tokens["attention_mask"], 1),
-    }
+    ids, mask, start = tokens["input_ids"], tokens["attention_mask"], subject.config.decoder_start_token_id
+    if (ids[:, 0] == start).all():
+        return {"decoder_input_ids": ids[:, :-1], "decoder_attention_mask": mask[:, :-1]}
+    return {"decoder_input_ids": _shifted(ids, start), "decoder_attention_mask": _shifted(mask, 1)}
 
 
 def _shifted(steps: torch.Tensor, first: float) -> torch.Tensor:
@@ -217,7 +227,7 @@ def _prompt(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _codes(row: Row, config: "PreTrainedConfig") -> torch.Tensor:
     """Codes that a decoder has written so far, codebooks × steps: codebook k starts k steps late, on padding."""
-    books, steps = config.num_codebooks, _NEW_TOKENS
+    books, steps = config.num_codebooks, _NEW_CODES
     codes = torch.randint(config.vocab_size, (books, steps), generator=_generator(row))
     late = torch.arange(steps) <= torch.arange(books)[:, None]
     return codes.masked_fill(late, config.pad_token_id)
