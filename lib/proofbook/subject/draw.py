@@ -28,6 +28,8 @@ from proofbook.verdict import Blocked
 BIAS, TOKEN, NORM, JITTER = 0.1, 0.5, 0.2, 0.05
 # what queries and keys are scaled by: the standard deviation of scores is about its square
 PEAK = 1.4
+# convolutions of images feed rectifiers, which halve the variance (He et al., 2015), and no norm mends it
+CONVOLUTION = math.sqrt(2)
 
 
 def model_class(spec: Model) -> type[PreTrainedModel]:
@@ -89,18 +91,40 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
     """Draw every parameter, and every buffer that a checkpoint would fill, of a freshly initialised model, in place.
 
     Each tensor has a generator of its own, seeded by ``seed`` and its name, so that its draw depends on no other.
-    Tied parameters are drawn once, under their first name; frozen ones stay as they are.
+    Tied parameters are drawn once, under their first name; frozen tables of positions, which hold a formula, stay.
     """
-    owners = dict(model.named_modules())
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.is_floating_point() and parameter.numel():
-            owner, _, attribute = name.rpartition(".")
-            parameter.copy_(_drawn(owners[owner], owners, owner, attribute, parameter, _generator(seed, name)))
+    parameters = (_Place(name, parameter, model) for name, parameter in model.named_parameters())
+    places = [place for place in parameters if place.is_drawn]
+    # what a draw takes from its neighbours it takes from them as the library initialised them
+    gains = [_gain(place) for place in places]
+    for place, gain in zip(places, gains, strict=True):
+        place.tensor.copy_(_drawn(place, gain, _generator(seed, place.name)))
     persistent = model.state_dict().keys()
     for name, buffer in model.named_buffers():
         if name in persistent and buffer.is_floating_point() and buffer.numel():
-            owner, _, attribute = name.rpartition(".")
-            buffer.copy_(_drawn_buffer(owners[owner], attribute, buffer, _generator(seed, name)))
+            buffer.copy_(_drawn_buffer(_Place(name, buffer, model), _generator(seed, name)))
+
+
+class _Place:
+    """A tensor of a model: its name, its value, and the module that owns it."""
+
+    def __init__(self, name: str, tensor: Tensor, model: nn.Module) -> None:
+        self.name = name
+        self.tensor = tensor
+        self.path, _, self.attribute = name.rpartition(".")
+        self.owner = model.get_submodule(self.path)
+        self.parent = model.get_submodule(self.path.rpartition(".")[0])
+        # the module whose weight this is a part of, where the weight is parametrized
+        self.whole = model.get_submodule(self.path.partition(".parametrizations")[0])
+
+    @property
+    def is_drawn(self) -> bool:
+        formula = not self.tensor.requires_grad and "pos" in f"{self.name}.{type(self.owner).__name__}".lower()
+        return self.tensor.is_floating_point() and self.tensor.numel() > 0 and not formula
+
+    @property
+    def is_norm(self) -> bool:
+        return "norm" in type(self.owner).__name__.lower()
 
 
 def _generator(seed: int, name: str) -> torch.Generator:
@@ -108,32 +132,32 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
-def _drawn(
-    owner: nn.Module, owners: dict[str, nn.Module], path: str, attribute: str, start: Tensor, generator: torch.Generator
-) -> Tensor:
+def _drawn(place: _Place, gain: float, generator: torch.Generator) -> Tensor:
+    start, owner, attribute = place.tensor, place.owner, place.attribute
     noise = torch.randn(start.shape, generator=generator)
-    if _is_norm(owner):
-        return start + (BIAS if "bias" in attribute else NORM) * noise
+    if place.is_norm:
+        return BIAS * noise if "bias" in attribute else _neutral(place) + NORM * noise
     if attribute.endswith("bias") and start.ndim == 1:
         return start + BIAS * noise
-    if isinstance(owner, nn.Embedding) and attribute == "weight":
+    if "embedding" in type(owner).__name__.lower() and attribute == "weight" and start.ndim == 2:
         drawn = TOKEN * noise
-        if owner.padding_idx is not None:
-            drawn[owner.padding_idx] = 0
+        if (padding := getattr(owner, "padding_idx", None)) is not None:
+            drawn[padding] = 0
         return drawn
     if attribute in ("original0", "weight_g"):  # the norms of a weight-normalised convolution
-        return _norms(owner, owners, path, attribute, start) * (1 + JITTER * noise)
-    if attribute == "weight" and isinstance(owner, (nn.Linear, Conv1D, nn.modules.conv._ConvNd)):
-        return noise * _gain(owner, owners, path) / math.sqrt(_fan_in(owner, start))
+        return _norms(place) * gain * (1 + JITTER * noise)
     if start.ndim >= 2 and _is_unstructured(start):
-        return noise * (1 / math.sqrt(_matrix_fan(start)) if _is_matrix(attribute, start) else TOKEN)
+        return noise * (gain / math.sqrt(_fan_in(place.whole, start)) if _is_matrix(place) else TOKEN)
     if start.ndim <= 1 and start.abs().max() < 0.05:
         return 0.5 + 0.1 * noise  # a gate or a layer scale that starts shut
     return start * (1 + JITTER * noise)
 
 
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+def _neutral(norm: _Place) -> float:
+    """The weight with which a norm changes nothing: 1, or 0 where the module adds it. Some libraries' initialisers
+    draw it around 0 all the same, which no trained checkpoint has."""
+    torch_norms = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+    return 1.0 if isinstance(norm.owner, torch_norms) else round(float(norm.tensor.mean()))
 
 
 def _is_unstructured(start: Tensor) -> bool:
@@ -144,61 +168,67 @@ def _is_unstructured(start: Tensor) -> bool:
 _MATRIX = re.compile(r".*(weight|proj|kernel|experts|original1|^w\d?$|_w\d?$|matrix).*")
 
 
-def _is_matrix(attribute: str, start: Tensor) -> bool:
-    return bool(_MATRIX.fullmatch(attribute)) and min(start.shape[-2:]) > 1
+def _is_matrix(place: _Place) -> bool:
+    return bool(_MATRIX.fullmatch(place.attribute)) and min(place.tensor.shape[-2:]) > 0
 
 
-def _matrix_fan(start: Tensor) -> float:
-    """Which side is multiplied is not written in a bare parameter: the geometric mean of both serves either way."""
-    return math.sqrt(start.shape[-1] * start.shape[-2])
+_Convolution = nn.modules.conv._ConvNd
+_Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def _fan_in(owner: nn.Module, weight: Tensor) -> int:
-    if isinstance(owner, Conv1D):
+def _fan_in(whole: nn.Module, weight: Tensor) -> float:
+    """How many terms the weight of a module sums for one number."""
+    if isinstance(whole, Conv1D):
         return weight.shape[0]
-    if isinstance(owner, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        overlap = math.prod(max(1, k // s) for k, s in zip(owner.kernel_size, owner.stride, strict=True))
-        return owner.in_channels // owner.groups * overlap
-    return weight[0].numel()
+    if isinstance(whole, _Transposed):
+        overlap = math.prod(max(1, k // s) for k, s in zip(whole.kernel_size, whole.stride, strict=True))
+        return whole.in_channels // whole.groups * overlap
+    if isinstance(whole, (nn.Linear, _Convolution)):
+        return math.prod(weight.shape[1:])
+    # which side of a bare parameter is summed is not written in it: the geometric mean of both serves either way
+    return math.sqrt(weight.shape[-1] * weight.shape[-2])
 
 
-def _norms(owner: nn.Module, owners: dict[str, nn.Module], path: str, attribute: str, start: Tensor) -> Tensor:
-    """The norms that leave the variance of what goes through the convolution as it is."""
-    whole = owner.original1 if attribute == "original0" else owner.weight_v
-    convolution = owner if attribute == "weight_g" else owners[path.removesuffix(".parametrizations.weight")]
-    fan = _fan_in(convolution, whole) if isinstance(convolution, nn.modules.conv._ConvNd) else whole[0].numel()
-    return torch.full_like(start, math.sqrt(whole.numel() / start.numel() / fan))
+def _norms(place: _Place) -> Tensor:
+    """The norms that leave the variance of what goes through a weight-normalised convolution as it is."""
+    direction = place.owner.original1 if place.attribute == "original0" else place.owner.weight_v
+    return torch.full_like(
+        place.tensor, math.sqrt(direction.numel() / place.tensor.numel() / _fan_in(place.whole, direction))
+    )
 
 
-_QUERY = re.compile(r"(.*[._])?(q|query|q_proj|q_lin|query_proj|to_q|wq|q_b_proj|q_a_proj|query_projection)")
-_KEY = re.compile(r"(.*[._])?(k|key|k_proj|k_lin|key_proj|to_k|wk|key_projection)")
-_FUSED = re.compile(r"(.*[._])?(qkv|qkv_proj|query_key_value|c_attn|Wqkv|in_proj|query_key|to_qkv)")
+_QUERY = re.compile(r"(.*[._])?(q|query|q_proj|q_lin|query_proj|to_q|wq|q_[ab]_proj|query_projection|linear_q|q_head)")
+_KEY = re.compile(r"(.*[._])?(k|key|k_proj|k_lin|key_proj|to_k|wk|key_projection|linear_k|k_head)")
+_FUSED = re.compile(r"(.*[._])?(qkv|qkv_proj|query_key_value|c_attn|Wqkv|in_proj(_weight)?|query_key|to_qkv|att_proj)")
 
 
-def _gain(owner: nn.Module, owners: dict[str, nn.Module], path: str) -> float:
+def _gain(place: _Place) -> float:
+    """What a weight scales by, beside keeping the variance."""
+    path = place.path if place.attribute == "weight" else place.name
+    if isinstance(place.whole, (nn.Conv2d, nn.Conv3d)):
+        return CONVOLUTION
     if _QUERY.fullmatch(path):
-        return PEAK * _own_ratio(owner, owners, path)
+        return PEAK * _own_ratio(place)
     return PEAK if _KEY.fullmatch(path) or _FUSED.fullmatch(path) else 1.0
 
 
-def _own_ratio(query: nn.Module, owners: dict[str, nn.Module], path: str) -> float:
+def _own_ratio(query: _Place) -> float:
     """How much narrower the library draws queries than keys: attention without a scale of its own relies on it."""
-    parent, _, own = path.rpartition(".")
-    for name, key in owners[parent].named_children():
-        if name != own and _KEY.fullmatch(name) and isinstance(key, nn.Linear) and isinstance(query, nn.Linear):
-            fans = math.sqrt(query.in_features / key.in_features)
-            ratio = float(query.weight.std() / key.weight.std().clamp_min(1e-12)) * fans
-            return min(1.0, ratio)
+    for name, key in query.parent.named_children():
+        if _KEY.fullmatch(name) and isinstance(key, nn.Linear) and isinstance(query.owner, nn.Linear):
+            fans = math.sqrt(query.owner.in_features / key.in_features)
+            return min(1.0, float(query.tensor.std() / key.weight.std().clamp_min(1e-12)) * fans)
     return 1.0
 
 
-def _drawn_buffer(owner: nn.Module, attribute: str, start: Tensor, generator: torch.Generator) -> Tensor:
+def _drawn_buffer(place: _Place, generator: torch.Generator) -> Tensor:
+    start = place.tensor
     noise = torch.randn(start.shape, generator=generator)
-    if attribute == "running_mean":
+    if place.attribute == "running_mean":
         return NORM * noise
-    if attribute == "running_var":
+    if place.attribute == "running_var":
         return 0.5 + torch.rand(start.shape, generator=generator)
-    if "batchnorm" in type(owner).__name__.lower():
+    if "batchnorm" in type(place.owner).__name__.lower():
         return start + NORM * noise
     if start.ndim >= 2 and not start.any():
         return noise  # a codebook that only a checkpoint fills

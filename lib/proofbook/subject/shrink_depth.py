@@ -1,10 +1,13 @@
 """Which layers of a stack stay: enough that every kind of layer that the stack mixes still appears."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from proofbook.subject.shrink_rules import Role
+
+_PATTERN = re.compile(r"(block|layer)s?_types?|(layer|block)_pattern")
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,20 @@ class Stack:
 def cut(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> dict[str, Any]:
     """The fields of a configuration with every stack cut to the layers that stay.
 
-    Depths become their number; lists with an entry a layer lose those of the others; lists of indices of layers are
-    counted anew; stages lose layers, never themselves.
+    Depths become their number; lists with an entry a layer, or with a pattern of them that repeats, lose those of the
+    others; lists of indices of layers are counted anew; stages lose layers, never themselves.
     """
+    fields = {name: _unrolled(name, value, fields, roles) for name, value in fields.items()}
     stacks = [_stack(depth, fields, roles) for depth in sorted(_depths(fields, roles))]
     return {name: _cut(name, value, roles[name], stacks) for name, value in fields.items()}
+
+
+def _unrolled(name: str, value: Any, fields: Mapping[str, Any], roles: Mapping[str, Role]) -> Any:
+    """A pattern of kinds of layers, repeated to the depth of the stack; any other value as it is."""
+    depth = max(_depths(fields, roles), default=0)
+    if _PATTERN.search(name) and isinstance(value, (list, tuple)) and 1 < len(value) < depth:
+        return type(value)(value[index % len(value)] for index in range(depth))
+    return value
 
 
 def _depths(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> set[int]:

@@ -4,6 +4,7 @@ Each takes the fields as they were, with their stacks already cut to the layers 
 which it corrects in place.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -180,6 +181,19 @@ def _rope(rope: dict[str, Any], fields: Fields, head: tuple[int, int] | None) ->
     return new
 
 
+def attention_scale(fields: Fields) -> None:
+    """A scale of attention that follows from the width of a head, as its inverse or the root of it, still does."""
+    head = _head_widths(fields)
+    if head is None:
+        return
+    if type(scalar := fields.old.get("query_pre_attn_scalar")) in (int, float):
+        fields.new["query_pre_attn_scalar"] = type(scalar)(scalar * head[1] / head[0])
+    if isinstance(multiplier := fields.old.get("attention_multiplier"), float):
+        for power in (-1.0, -0.5):
+            if math.isclose(multiplier, head[0] ** power, rel_tol=0.01):
+                fields.new["attention_multiplier"] = head[1] ** power
+
+
 def labels(fields: Fields, most: int = 10) -> None:
     """At most so many classes."""
     names = fields.old.get("id2label")
@@ -196,5 +210,6 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     experts,
     offsets,
     rotary,
+    attention_scale,
     labels,
 )
