@@ -61,6 +61,8 @@ def _align_start(config: PreTrainedConfig, usual: PreTrainedConfig, tokenizer: P
 
 def _align_size(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """No more tokens than the tokenizer has, so that every token which the model may write can be read."""
+    if not tokenizer.vocab_files_names:
+        return  # it works on bytes or characters, and the model counts in its own way
     ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "lang_code_to_id", {}).values()]
     for name in _SIZES & vars(config).keys():
         setattr(config, name, min(getattr(config, name), max(ids) + 1))
