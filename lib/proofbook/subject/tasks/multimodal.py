@@ -8,7 +8,7 @@ import numpy as np
 from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.vision import pictures
-from proofbook.subject.tasks.vision_text import ImageToText, dialogue, processed
+from proofbook.subject.tasks.vision_text import ImageToText, dialogue, pad_before, processed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +57,8 @@ class VideoToText(ImageToText):
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         clips = [row.video for row in rows if row.video is not None]
         prompts = [dialogue(subject, row) for row in rows]
-        inputs = processed(subject, videos=clips, text=prompts, padding_side="left")
+        pad_before(subject)
+        inputs = processed(subject, videos=clips, text=prompts)
         return Encoded(inputs, sum(map(len, clips)))
 
 

@@ -103,9 +103,8 @@ class ImageToText(Task):
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         prompts = [dialogue(subject, row) for row in rows]
-        # a decoder goes on from a row's last token, which must not be padding
-        side = part_of(subject.processor, "tokenizer").padding_side if subject.config.is_encoder_decoder else "left"
-        inputs = processed(subject, images=[list(row.images) for row in rows], text=prompts, padding_side=side)
+        pad_before(subject)
+        inputs = processed(subject, images=[list(row.images) for row in rows], text=prompts)
         return Encoded(inputs, len(rows))
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
@@ -154,6 +153,15 @@ def processed(subject: Subject, **inputs: Any) -> dict[str, Any]:
     made = subject.processor(**inputs, padding=padding, return_tensors="pt")
     takes = forward_parameters(subject) - {"labels"}
     return {name: value for name, value in made.items() if name in takes}
+
+
+def pad_before(subject: Subject) -> None:
+    """Set the tokenizer to pad on the left where a decoder goes on from a row's last token, which must not be padding.
+
+    As users do: some processors go by what the tokenizer says, not by what they are told.
+    """
+    if not subject.config.is_encoder_decoder:
+        part_of(subject.processor, "tokenizer").padding_side = "left"
 
 
 def dialogue(subject: Subject, row: Row) -> str:
