@@ -99,6 +99,7 @@ def test_a_target_on_which_nothing_ran_is_named(tmp_path: Path) -> None:
     plan = report_run.plan("cpu", "cuda", models=["bert"])
     run = report_run.write_run(tmp_path, plan, lambda case: Verdict.BLOCKED if case.target == "cuda" else Verdict.PASS)
     assert "Not one case could run on cuda" in repr(overview.headline(run))
+    assert repr(findings.failures(run)).endswith("but not one could run on cuda: see what was missing.")
     assert summary_markdown(run).splitlines()[2].startswith("❌ ")
 
 
@@ -121,7 +122,7 @@ def test_wrong_answers_come_first_and_each_failure_has_its_rerun_command(results
 
 
 def test_where_all_is_well_the_page_says_so(flawless: Results) -> None:
-    assert repr(findings.failures(flawless)) == "No case fell short: all 2 ended as expected."
+    assert repr(findings.failures(flawless)) == "No case of 2 fell short."
     assert repr(findings.blocked(flawless)) == "Nothing was missing: no case was blocked."
     assert repr(findings.known_faults(flawless)) == "No known fault showed."
     assert "No case fell short." in summary_markdown(flawless)

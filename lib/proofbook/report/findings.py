@@ -27,7 +27,9 @@ def failures(results: Results) -> Html:
     """Every case that fell short: why, by which checks, and the command that opens it for debugging."""
     short = results.having(*SHORT)
     if not short:
-        return empty(f"No case fell short: all {len(results.cases):,} ended as expected.")
+        idle = results.ledger.blocked_targets()
+        missing = f", but not one could run on {' and '.join(idle)}: see what was missing" if idle else ""
+        return empty(f"No case of {len(results.cases):,} fell short{missing}.")
     parts = [_group(results, verdict, list(cases)) for verdict, cases in groupby(short, lambda case: case.verdict)]
     return Html(Markup("\n").join(parts), "\n".join(failure_text(results, case) for case in short))
 
@@ -49,14 +51,15 @@ def _group(results: Results, verdict: Verdict, cases: list[CaseRecord]) -> Marku
 def _story(results: Results, case: CaseRecord) -> Markup:
     checks = short_checks(results, case)
     listed = Markup("").join(
-        Markup("<li>{} <strong>{}</strong> {}</li>").format(chip(check.verdict), check.check, clip(finding(check), 400))
+        Markup("<div>{} <strong>{}</strong> {}</div>").format(
+            chip(check.verdict), check.check, clip(finding(check), 400)
+        )
         for check in checks
     )
     # a case's reason is most often that of its first check that fell short
     told = any(case.reason == f"{check.check}: {check.detail or check.observed or ''}" for check in checks)
     reason = "" if told else Markup("<div>{}</div>").format(clip(case.reason or "no reason was given"))
-    story = Markup("{}<ul>{}</ul>").format(reason, listed) if listed else reason
-    return Markup("{}<pre><code>{}</code></pre>").format(story, case.rerun)
+    return Markup("{}{}<pre><code>{}</code></pre>").format(reason, listed, case.rerun)
 
 
 def short_checks(results: Results, case: CaseRecord) -> list[CheckRecord]:

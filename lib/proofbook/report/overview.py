@@ -37,8 +37,8 @@ def about(results: Results) -> str:
     plan = results.ledger.plan
     models = count_of(len({case.model for case in plan.cases}), "model")
     suite = f"suite {plan.suite}, " if plan.suite else ""
-    when = datetime.fromisoformat(plan.created).astimezone(UTC).strftime("%-d %B %Y, %H:%M UTC")
-    return f"Run {plan.run}: {suite}{models} on {', '.join(plan.targets)}; {when}"
+    when = datetime.fromisoformat(plan.created).astimezone(UTC)
+    return f"Run {plan.run}: {suite}{models} on {', '.join(plan.targets)}; {when.day} {when:%B %Y, %H:%M} UTC"
 
 
 def balance(results: Results) -> str:
