@@ -121,8 +121,8 @@ class TextToAudio(Task):
     """Text to sound, by way of discrete codes.
 
     Options: ``module``, the part that reads the text, where the model has no forward of its own; ``text_offset``, how
-    many ids that part has before the tokenizer's; ``forward`` and ``generate``, arguments of these; ``generation_config``,
-    what ``generate`` looks up, and a model made from a configuration alone does not have.
+    many ids that part has before the tokenizer's; ``forward`` and ``generate``, further arguments of these;
+    ``generation_config``, what ``generate`` looks up, and a model made from a configuration alone does not have.
     """
 
     names = ("text-to-audio",)
