@@ -18,7 +18,14 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, 
 from proofbook.catalog import Category, Model, load_catalog
 from proofbook.subject.samples import texts
 from proofbook.subject.shrink import tiny_config
-from proofbook.subject.tokenizers import align_text, backend, build_tokenizer, files, target_language_id
+from proofbook.subject.tokenizers import (
+    align_text,
+    backend,
+    build_tokenizer,
+    files,
+    make_ready,
+    target_language_id,
+)
 from proofbook.subject.tokenizers.choice import vocabulary_size
 from proofbook.verdict import Blocked
 
@@ -212,3 +219,13 @@ def test_a_class_that_needs_a_missing_package_is_blocked_by_its_name(monkeypatch
     spec = load_catalog().model("roformer")
     with pytest.raises(Blocked, match="rjieba"):
         build_tokenizer(spec, tiny_config(spec))
+
+
+def test_what_a_checkpoint_leaves_open_is_set_and_what_it_says_is_kept() -> None:
+    bare = backend.train(transformers.GPT2Tokenizer, 400)
+    assert bare.pad_token is None
+    assert make_ready(bare).pad_token == bare.eos_token
+    many = backend.train(transformers.MBartTokenizer, 1000)
+    assert (make_ready(many).src_lang, many.tgt_lang) == ("en_XX", "fr_XX")
+    many.tgt_lang = "de_DE"
+    assert make_ready(many).tgt_lang == "de_DE"

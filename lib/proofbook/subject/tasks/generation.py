@@ -18,7 +18,7 @@ from proofbook.subject.tasks.tokens import (
     tokenized,
     tokenizer_of,
 )
-from proofbook.subject.tokenizers import target_language_id
+from proofbook.subject.tokenizers import decoding_start, target_language_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +65,8 @@ class _SequenceToSequence(Task):
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
         tokenizer = tokenizer_of(subject)
         language = target_language_id(tokenizer)
-        forced = {} if language in (None, subject.config.decoder_start_token_id) else {"forced_bos_token_id": language}
+        begun = language in (None, decoding_start(subject.config, tokenizer))
+        forced = {} if begun else {"forced_bos_token_id": language}
         written = _generate(model, _source(encoded), **forced)
         return list(tokenizer.batch_decode(written, skip_special_tokens=True))
 
@@ -111,7 +112,8 @@ def _decoder_inputs(subject: Subject, targets: Sequence[str]) -> dict[str, torch
     """What the decoder reads, padded on the right: each target one step later, behind the start token."""
     tokenizer = tokenizer_of(subject)
     labels = tokenizer(text_target=list(targets))["input_ids"]
-    shifted = [[subject.config.decoder_start_token_id, *ids[:-1]] for ids in labels]
+    start = decoding_start(subject.config, tokenizer)
+    shifted = [[start, *ids[:-1]] for ids in labels]
     batch = tokenizer.pad({"input_ids": shifted}, padding_side="right", return_tensors="pt")
     named = {f"decoder_{name}": value for name, value in batch.items()}
     takes = forward_parameters(subject)

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.texts import corpus
 from proofbook.subject.tasks.task import Encoded, Row, Subject
+from proofbook.subject.tokenizers import make_ready
 
 
 def tokenizer_of(subject: Subject) -> PreTrainedTokenizerBase:
-    """The tokenizer of a subject: its processor, or a part of it."""
-    return part_of(subject.processor, "tokenizer")
+    """The tokenizer of a subject, ready for use: its processor, or a part of it."""
+    return make_ready(part_of(subject.processor, "tokenizer"))
 
 
 def chosen(subject: Subject, samples: Mapping[str, Any]) -> Any:

@@ -54,9 +54,19 @@ def _align_start(config: PreTrainedConfig, usual: PreTrainedConfig, tokenizer: P
     if _START in tokenizer.get_vocab():
         config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(_START)
     elif getattr(usual, "decoder_start_token_id", None) is None:
-        # without a start of its own, decoding starts with the language, else with the padding, as in T5
-        language = target_language_id(tokenizer)
-        config.decoder_start_token_id = tokenizer.pad_token_id if language is None else language
+        config.decoder_start_token_id = _open_start(tokenizer)
+
+
+def decoding_start(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the token that decoding starts with: the configuration's, else the one that it leaves open."""
+    start = getattr(config, "decoder_start_token_id", None)
+    return _open_start(tokenizer) if start is None else start
+
+
+def _open_start(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Where the architecture states no start: the target language, else the padding, as in T5."""
+    language = target_language_id(tokenizer)
+    return tokenizer.pad_token_id if language is None else language
 
 
 def _align_size(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -32,10 +32,8 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
-def train(cls: Any, size: int, **arguments: Any) -> TokenizersBackend:
+def train(cls: Any, size: int) -> TokenizersBackend:
     """A tokenizer of that class with at most ``size`` tokens, its special ones first.
-
-    ``arguments`` go to its constructor.
 
     The class makes its normalizer, pre-tokenizer, decoder and template; ``TokenizersBackend`` itself has none, and
     gets a byte-level BPE.
@@ -45,7 +43,7 @@ def train(cls: Any, size: int, **arguments: Any) -> TokenizersBackend:
     """
     if cls is TokenizersBackend:
         return _byte_level(size)
-    return cls(**{**_arguments(cls), **copy.deepcopy(_vocabulary(cls, size)), **arguments})
+    return cls(**{**_arguments(cls), **copy.deepcopy(_vocabulary(cls, size))})
 
 
 def _arguments(cls: Any) -> dict[str, Any]:

@@ -16,7 +16,6 @@ _LANGUAGES = {
     "MBartTokenizer": ("en_XX", "fr_XX"),
     "NllbTokenizer": ("eng_Latn", "fra_Latn"),
     "PLBartTokenizer": ("python", "en_XX"),
-    "SeamlessM4TTokenizer": ("eng", "fra"),
 }
 
 
@@ -37,16 +36,23 @@ def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenize
     """
     cls = tokenizer_class(spec, config)
     train = backend.train if issubclass(cls, TokenizersBackend) else files.train
-    languages = dict(zip(("src_lang", "tgt_lang"), _LANGUAGES.get(cls.__name__, ()), strict=False))
     try:
-        tokenizer = train(cls, vocabulary_size(config), **languages)
+        tokenizer = train(cls, vocabulary_size(config))
     except ImportError as error:
         package = error.name or cls.__name__
         raise Blocked(package, f"{cls.__name__} can't be made: {error}", f"pip install {package}") from error
+    return make_ready(_as_backend(tokenizer) if is_backend(config) else tokenizer)
+
+
+def make_ready(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Set what users set before they use a tokenizer, where its checkpoint leaves it open, in place: what a batch is
+    padded with, for which the end of a text serves as the attention mask hides it, and the two languages."""
     if tokenizer.pad_token is None:
-        # as users do: a batch needs padding, and the attention mask hides it
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return _as_backend(tokenizer) if is_backend(config) else tokenizer
+    languages = _LANGUAGES.get(type(tokenizer).__name__)
+    if languages and tokenizer.tgt_lang is None:
+        tokenizer.src_lang, tokenizer.tgt_lang = languages
+    return tokenizer
 
 
 def _as_backend(tokenizer: PreTrainedTokenizerBase) -> TokenizersBackend:

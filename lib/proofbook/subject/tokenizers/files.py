@@ -25,23 +25,22 @@ TokenizerClass = Any
 Recipe = Callable[[TokenizerClass, int, Path], Arguments]
 
 
-def train(cls: TokenizerClass, size: int, **arguments: Any) -> PreTrainedTokenizerBase:
+def train(cls: TokenizerClass, size: int) -> PreTrainedTokenizerBase:
     """A tokenizer of that class with at most ``size`` tokens, of files trained on the corpus.
 
-    ``arguments`` go to its constructor beside the files, which live as long as the process. Classes without files,
-    which work on bytes or characters, come as they are.
+    The files live as long as the process. Classes without files, which work on bytes or characters, come as they are.
 
     Raises:
         LookupError: nothing is known here about the files that the class reads.
         ValueError: the special tokens leave too little room.
     """
     if not _files(cls):
-        return cls(**arguments)
-    tokenizer = cls(**_arguments(cls, size), **arguments)
+        return cls()
+    tokenizer = cls(**_arguments(cls, size))
     # language codes and the like, which a class adds behind its files, count as well
     ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "lang_code_to_id", {}).values()]
     over = max(ids) + 1 - size
-    return cls(**_arguments(cls, size - over), **arguments) if over > 0 else tokenizer
+    return cls(**_arguments(cls, size - over)) if over > 0 else tokenizer
 
 
 @cache
