@@ -23,7 +23,8 @@ def align_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     ``bos_token_id``, ``mask_index`` and the like are what their names say, None where the tokenizer has no such token.
     The token that decoding starts with, or is forced to begin or end with, is the one whose id it equals in the
     defaults of the architecture's class: the padding for Marian, the end of a sentence for BART; without a default, it
-    starts with the target language's code or the padding. A vocabulary larger than the tokenizer's shrinks to it.
+    starts with the target language's code or the padding. A vocabulary larger than the tokenizer's, or of no size
+    stated, gets the tokenizer's size.
     """
     parts = text_first(config)
     named = [part for name, part in parts.items() if "text" in name]
@@ -74,8 +75,9 @@ def _align_size(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) ->
     if not tokenizer.vocab_files_names:
         return  # it works on bytes or characters, and the model counts in its own way
     ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "lang_code_to_id", {}).values()]
+    size = max(ids) + 1
     for name in _SIZES & vars(config).keys():
-        setattr(config, name, min(getattr(config, name), max(ids) + 1))
+        setattr(config, name, min(getattr(config, name) or size, size))
 
 
 def _role_of(token_id: int, usual: PreTrainedConfig) -> str:

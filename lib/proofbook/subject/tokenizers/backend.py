@@ -35,14 +35,14 @@ _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 def train(cls: Any, size: int) -> TokenizersBackend:
     """A tokenizer of that class with at most ``size`` tokens, its special ones first.
 
-    The class makes its normalizer, pre-tokenizer, decoder and template; ``TokenizersBackend`` itself has none, and
-    gets a byte-level BPE.
+    The class makes its normalizer, pre-tokenizer, decoder and template; one that leaves them all to the checkpoint, as
+    ``TokenizersBackend`` itself does, gets a byte-level BPE.
 
     Raises:
         ValueError: the special tokens leave too little room.
     """
-    if cls is TokenizersBackend:
-        return _byte_level(size)
+    if cls.__init__ is TokenizersBackend.__init__:
+        return _byte_level(cls, size)
     return cls(**{**_arguments(cls), **copy.deepcopy(_vocabulary(cls, size))})
 
 
@@ -86,7 +86,7 @@ def _alphabet(pipeline: Tokenizer, known: list[str]) -> list[str]:
     return [token for token in alphabet if token not in known]
 
 
-def _byte_level(size: int) -> TokenizersBackend:
+def _byte_level(cls: Any, size: int) -> TokenizersBackend:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     pipeline = Tokenizer(BPE())
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -94,6 +94,5 @@ def _byte_level(size: int) -> TokenizersBackend:
     vocab, merges = merged(pipeline.model, pipeline, known + _alphabet(pipeline, known), size - 1)
     pipeline.model = BPE(vocab, merges)
     pipeline.decoder = decoders.ByteLevel()
-    return TokenizersBackend(
-        tokenizer_object=pipeline, mask_token=AddedToken("<mask>", lstrip=True, special=True), **special
-    )
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    return cls(tokenizer_object=pipeline, mask_token=mask, **special)

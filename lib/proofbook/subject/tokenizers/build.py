@@ -39,7 +39,8 @@ def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenize
     try:
         tokenizer = train(cls, vocabulary_size(config))
     except ImportError as error:
-        package = error.name or cls.__name__
+        # a class that explains in its own words raises that from the error which has the package's name
+        package = error.name or getattr(error.__context__, "name", None) or cls.__name__
         raise Blocked(package, f"{cls.__name__} can't be made: {error}", f"pip install {package}") from error
     return make_ready(_as_backend(tokenizer) if is_backend(config) else tokenizer)
 
