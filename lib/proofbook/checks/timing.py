@@ -9,16 +9,17 @@ from proofbook.checks.trial import Trial
 @check
 def timed_outputs(trial: Trial) -> Observation:
     """After the timed calls a call still gives the outputs that were checked: nothing was timed that is not right."""
+    checked = trial.outputs
     calls = len(trial.latency.calls_ms)
     again = trial.run()
     differing = [
         name
-        for name, tensor in trial.outputs.items()
+        for name, tensor in checked.items()
         if name not in again or not torch.equal(tensor.nan_to_num(), again[name].nan_to_num())
     ]
     return Observation(
         passed=not differing,
-        observed=f"{len(differing)} of {len(trial.outputs)} outputs differ after {calls} timed calls",
+        observed=f"{len(differing)} of {len(checked)} outputs differ after {calls} timed calls",
         allowed="0",
         detail=", ".join(differing[:5]),
     )
