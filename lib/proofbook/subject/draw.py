@@ -191,7 +191,7 @@ def _fan_in(whole: nn.Module, weight: Tensor) -> float:
 
 def _norms(place: _Place) -> Tensor:
     """The norms that leave the variance of what goes through a weight-normalised convolution as it is."""
-    direction = place.owner.original1 if place.attribute == "original0" else place.owner.weight_v
+    direction = place.owner.get_parameter("original1" if place.attribute == "original0" else "weight_v")
     return torch.full_like(
         place.tensor, math.sqrt(direction.numel() / place.tensor.numel() / _fan_in(place.whole, direction))
     )

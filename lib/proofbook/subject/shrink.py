@@ -67,9 +67,7 @@ class _Node:
     arguments: dict[str, Any]
 
     def construct(self) -> PreTrainedConfig:
-        return self.kind(
-            **{name: v.construct() if isinstance(v, _Node) else v for name, v in self.arguments.items()}
-        )
+        return self.kind(**{name: v.construct() if isinstance(v, _Node) else v for name, v in self.arguments.items()})
 
 
 class _Tree:
@@ -125,7 +123,8 @@ _LEFT_OUT = {"transformers_version", "dtype", "architectures", "_out_features", 
 
 
 def _node(config: PreTrainedConfig, tree: _Tree) -> _Node:
-    known = {f.name for f in fields(config)} | set(config.sub_configs_defaults)
+    stored = config.attribute_map  # by the name that a class declares
+    known = {stored.get(f.name, f.name) for f in fields(config)} | set(config.sub_configs_defaults)
     old = {name: value for name, value in vars(config).items() if name in known - _LEFT_OUT}
     common = {own: name for name, own in config.attribute_map.items()}
     new = _fields(old, common, tree)
@@ -168,7 +167,8 @@ def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> 
         if isinstance(given, Mapping):
             model_type = given.get("model_type", default.model_type)
             own = default.init_kwargs if model_type == default.model_type else {}
-            part = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else default.config_class
+            known = model_type in CONFIG_MAPPING  # whose get() finds only what was loaded before
+            part = CONFIG_MAPPING[model_type] if known else default.config_class
             arguments[name] = {"model_type": model_type, **own, **_with_defaults(part, given)}
     return arguments
 
@@ -177,8 +177,7 @@ def _lay_over(node: _Node, changes: Mapping[str, Any]) -> None:
     for name, value in changes.items():
         own = node.kind.attribute_map.get(name, name)
         part = node.arguments.get(own)
-        if isinstance(part, _Node) and isinstance(value, Mapping):
-            if value.get("model_type", part.kind.model_type) == part.kind.model_type:
-                _lay_over(part, {key: v for key, v in value.items() if key != "model_type"})
-                continue
-        node.arguments[own] = value
+        if isinstance(part, _Node) and isinstance(value, Mapping) and "model_type" not in value:
+            _lay_over(part, value)
+        else:
+            node.arguments[own] = value

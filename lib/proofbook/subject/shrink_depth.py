@@ -60,7 +60,7 @@ def _depths(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> set[int]:
 
 
 def _stack(depth: int, fields: Mapping[str, Any], roles: Mapping[str, Role]) -> Stack:
-    by_layer = [v for k, v in fields.items() if _is_by_layer(v, depth, roles[k])]
+    by_layer = [v for k, v in fields.items() if _is_by_layer(v, depth, roles[k]) and len(set(map(repr, v))) <= 4]
     named = [v for k, v in fields.items() if _is_indices(k, v, depth) and not _is_outputs(k)]
     outputs = [[n - 1 for n in v if n > 0] for k, v in fields.items() if _is_indices(k, v, depth) and _is_outputs(k)]
     return Stack(depth, kept_layers(depth, by_layer, [*named, *outputs]))
@@ -71,7 +71,7 @@ def kept_layers(depth: int, by_layer: Iterable[Sequence[Any]], indices: Iterable
 
     Args:
         depth: how many layers the stack has.
-        by_layer: lists of that length which say something of each layer: the first layer of each kind stays.
+        by_layer: lists of that length which give each layer its kind: the first layer of each kind stays.
         indices: lists of some of its layers: all that it names stay, or the first and the last where it names more
             than four; and one layer that it does not name.
     """
@@ -88,14 +88,17 @@ def kept_layers(depth: int, by_layer: Iterable[Sequence[Any]], indices: Iterable
 
 
 def _is_by_layer(value: Any, depth: int, role: Role) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == depth and role is not Role.STAGES
+    if not isinstance(value, (list, tuple)) or len(value) != depth or role is Role.STAGES:
+        return False
+    return sorted(map(repr, value)) != sorted(map(repr, range(depth)))  # which names every layer
 
 
 def _is_indices(name: str, value: Any, depth: int) -> bool:
     return (
         isinstance(value, (list, tuple))
-        and 0 < len(value) < depth
+        and 0 < len(value) <= depth
         and all(type(index) is int and -depth <= index <= depth for index in value)
+        and len(set(value)) == len(value)
         and any(word in name for word in ("ind", "idx", "_ids", "layer", "_blocks"))
     )
 

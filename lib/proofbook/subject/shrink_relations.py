@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proofbook.subject.shrink_rules import Role, heads, width
+from proofbook.subject.shrink_rules import Role, width
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,15 @@ def head_dims(fields: Fields) -> None:
 def inner_widths(fields: Fields) -> None:
     """The inner width of a feed-forward block is one to four times the hidden width, as it was."""
     hidden = fields.hidden
+
+    def inner(n: int) -> int:
+        if hidden is None:
+            return width(n)
+        return int(fields.new[hidden] * min(4, max(1, round(n / fields.old[hidden]))))
+
     for name, value in fields.old.items():
         if fields.roles[name] is Role.INNER and name != hidden:
-            if hidden:
-                small, large = fields.new[hidden], fields.old[hidden]
-                fields.new[name] = each(value, lambda n: small * min(4, max(1, round(n / large))))
-            else:
-                fields.new[name] = each(value, width)
+            fields.new[name] = each(value, inner)
 
 
 def sums(fields: Fields) -> None:
@@ -113,9 +115,9 @@ def sums(fields: Fields) -> None:
     if fields.hidden:
         whole[fields.old[fields.hidden]] = fields.hidden
     for name, value in fields.old.items():
-        if fields.roles[name] is Role.WIDTH and isinstance(value, (list, tuple)) and len(value) > 1:
-            if all(type(n) is int for n in value) and sum(value) in whole:
-                fields.new[name] = type(value)(apportion(list(value), fields.new[whole[sum(value)]]))
+        parts = value if isinstance(value, (list, tuple)) and all(type(n) is int for n in value) else ()
+        if fields.roles[name] is Role.WIDTH and len(parts) > 1 and sum(parts) in whole:
+            fields.new[name] = type(parts)(apportion(list(parts), fields.new[whole[sum(parts)]]))
 
 
 def apportion(parts: list[int], total: int) -> list[int]:
@@ -186,7 +188,8 @@ def attention_scale(fields: Fields) -> None:
     head = _head_widths(fields)
     if head is None:
         return
-    if type(scalar := fields.old.get("query_pre_attn_scalar")) in (int, float):
+    scalar = fields.old.get("query_pre_attn_scalar")
+    if isinstance(scalar, (int, float)):
         fields.new["query_pre_attn_scalar"] = type(scalar)(scalar * head[1] / head[0])
     if isinstance(multiplier := fields.old.get("attention_multiplier"), float):
         for power in (-1.0, -0.5):
