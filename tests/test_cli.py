@@ -7,7 +7,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest.mock import ANY
 
 import nbformat
 import papermill
@@ -21,6 +23,7 @@ from proofbook.batch.ledger import CASES_FILE, read_ledger
 from proofbook.batch.machine import threads
 from proofbook.catalog import load_catalog
 from proofbook.cli import main
+from proofbook.paths import notebooks_dir
 from proofbook.verdict import Verdict
 from proofbook.workbook import scraps
 from synthetic_workbook import write_workbook
@@ -188,7 +191,7 @@ def test_a_run_stopped_again_and_again_is_valid_each_time_and_is_continued(workb
     done: dict[Path, bytes] = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         process = start(*arguments)
-        wait_for(lambda count=len(done): len(notebooks_in(folder)) > count, process)  # type: ignore[misc]
+        wait_for(partial(has_more_than, folder, len(done)), process)
         process.send_signal(number)
         said, _ = process.communicate(timeout=30)
         wait_for(lambda: not kernels_in(workbook.parent))
@@ -227,22 +230,33 @@ def test_debug_writes_the_case_with_its_parameters_and_serves_it(workbook: Path,
     assert process.returncode == 0
 
 
-def test_a_case_run_again_by_hand_gives_what_the_batch_gave(
-    workbook: Path, proofbook: Call, monkeypatch: pytest.MonkeyPatch
+def test_a_debug_notebook_is_fresh_and_overwrites_nothing(workbook: Path) -> None:
+    case = find_case(load_catalog(workbook / "params"), "passes", seed=3)
+    made = [write_debug_notebook(case, workbook / "notebooks", workbook / "outputs" / "debug") for _ in range(2)]
+    assert [path.name for path in made] == ["passes@cpu.ipynb", "passes@cpu-2.ipynb"]
+    cells = nbformat.read(made[0], 4).cells
+    assert not any(cell.get("outputs") for cell in cells)
+    assert any("seed = 3" in cell.source for cell in cells)
+
+
+@pytest.mark.slow
+def test_a_real_case_run_again_by_hand_gives_the_numbers_of_the_batch(
+    tmp_path: Path, proofbook: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = workbook / "outputs" / "r"
-    proofbook("run", "--model", "passes", "--target", "cpu", "--seed", "3", "--no-report", "--out", run)
-    original = run / "cases" / "vision" / "passes@cpu.ipynb"
-    case = find_case(load_catalog(workbook / "params"), str(original))
-    notebook = write_debug_notebook(case, workbook / "notebooks", workbook / "outputs" / "debug")
-    again = write_debug_notebook(case, workbook / "notebooks", workbook / "outputs" / "debug")
-    assert (notebook.name, again.name) == ("passes@cpu.ipynb", "passes@cpu-2.ipynb")  # nobody's work is overwritten
-    assert not any(cell.get("outputs") for cell in nbformat.read(notebook, 4).cells)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run = tmp_path / "run"
+    proofbook("run", "--model", "gpt2", "--target", "cpu", "--seed", "3", "--no-report", "--out", run)
+    original = run / "cases" / "decoder-only" / "gpt2@cpu.ipynb"
+    case = find_case(load_catalog(), str(original))
+    notebook = write_debug_notebook(case, notebooks_dir(), tmp_path)
     for name, value in kernel_environment(threads(case.weights)).items():
         monkeypatch.setenv(name, value)
     papermill.execute_notebook(notebook, notebook, progress_bar=False)
-    assert scraps.read(notebook).case == scraps.read(original).case.model_copy(update={"run": ""})
-    assert scraps.read(original).case.seed == 3
+    batch, hand = scraps.read(original), scraps.read(notebook)
+    assert (batch.case.seed, batch.case.input_hash) == (hand.case.seed, hand.case.input_hash) == (3, ANY)
+    observed = [[(one.check, one.verdict, one.observed) for one in made.checks] for made in (batch, hand)]
+    timed = {"timed-outputs"}  # counts its calls, as many as fit into a time
+    assert [one for one in observed[0] if one[0] not in timed] == [one for one in observed[1] if one[0] not in timed]
 
 
 def start(*arguments: object) -> "subprocess.Popen[str]":
@@ -253,6 +267,10 @@ def start(*arguments: object) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
+
+
+def has_more_than(folder: Path, count: int) -> bool:
+    return len(notebooks_in(folder)) > count
 
 
 def notebooks_in(folder: Path) -> dict[Path, bytes]:

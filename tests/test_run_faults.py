@@ -55,7 +55,7 @@ class Run:
         plan = make_plan(catalog, run="faults", models=QUICK + BROKEN, targets=["cpu"], time_limit=TIME_LIMIT)
         plan.save(self.folder)
         with (root / "said").open("w") as said:
-            self.ledger, _ = execute_run(plan, self.folder, root / "notebooks", 3, Console(file=said, width=200))
+            self.ledger = execute_run(plan, self.folder, root / "notebooks", 3, Console(file=said, width=200))
         self.said = (root / "said").read_text()
 
     def notebook(self, model: str) -> Path:

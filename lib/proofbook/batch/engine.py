@@ -129,6 +129,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
             try:
                 self.execute_cell(cell, index)
             except BaseException as error:
+                if cell.cell_type == "code":  # a kernel may die before it tells the number itself
+                    cell.execution_count = cell.execution_count or self.code_cells_executed
                 self.nb_man.cell_exception(cell, cell_index=index, exception=error)
                 raise
             finally:
@@ -168,7 +170,7 @@ def _record(watched: NotebookExecutionManager, at: int | None, ended: tuple[Verd
     """Write into the notebook how its execution ended: its metadata, and the cell concerned."""
     cells = watched.nb.cells
     verdict, what = ended
-    reason = f"{what}, {'while the kernel started' if at is None else f'in {_name(cells[at], at)}'}"
+    reason = f"{what}, {'while the kernel started' if at is None else f'in {_name(cells[at])}'}"
     watched.nb.metadata[METADATA] = {"verdict": str(verdict), "reason": reason}
     watched.nb.metadata.papermill["exception"] = True
     # a kernel that never started is shown where its work would have begun
@@ -186,10 +188,10 @@ def _stops_papermill(output: NotebookNode) -> bool:
     return output.output_type == "error" and not (output.ename == "SystemExit" and output.evalue in ("", "0", "None"))
 
 
-def _name(cell: NotebookNode, index: int) -> str:
+def _name(cell: NotebookNode) -> str:
     """A cell as a reader finds it: its number, and its tag or first line."""
-    count = cell.get("execution_count")
     tags = [tag for tag in cell.metadata.get("tags", []) if not tag.endswith("parameters")]
     line = cell.source.strip().partition("\n")[0]
     label = tags[0] if tags else line if len(line) <= 60 else f"{line[:59]}…"
-    return f"cell {f'[{count}]' if count else f'{index + 1} of the file'} ({label})"
+    number = cell.get("execution_count")
+    return f"cell [{number}] ({label})" if number else f"a cell without code ({label})"

@@ -17,6 +17,8 @@ from rich.text import Text
 from proofbook.batch.local import Finished, Started
 from proofbook.verdict import Verdict
 
+# running cases listed below the bar, at most
+RUNNING_SHOWN = 20
 STYLES = {
     Verdict.PASS: "green",
     Verdict.SKIP: "bright_black",
@@ -84,18 +86,19 @@ class Progress:
         self._console.print(line, soft_wrap=True, highlight=False)
 
     def _table(self) -> RenderableType:
-        done = self._done.total()
-        left = self.seconds_left
+        # drawn by a thread of the display, from copies: the events go on meanwhile
+        verdicts, running = list(self._done.items()), list(self._running.items())
+        done, left = self._done.total(), self.seconds_left
         head = Table.grid(padding=(0, 1))
         head.add_row(
             ProgressBar(total=max(self._total, 1), completed=done, width=30),
             f"{done} of {self._total}",
-            *(Text(f"{number} {verdict}", style(verdict)) for verdict, number in self._done.items()),
+            *(Text(f"{number} {verdict}", style(verdict)) for verdict, number in verdicts),
             "" if left is None else f"{clock(left)} left",
         )
         now = time.monotonic()
-        running = [Text(f"  {case}  {now - since:.0f} s", style="dim") for case, since in self._running.items()]
-        return Group(head, *running[:20])
+        lines = [Text(f"  {case}  {now - since:.0f} s", style="dim") for case, since in running[:RUNNING_SHOWN]]
+        return Group(head, *lines)
 
 
 def clock(seconds: float) -> str:

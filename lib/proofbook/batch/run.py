@@ -1,9 +1,9 @@
-"""A run from its plan to its report, and its continuation after an interruption."""
+"""A run from its plan to its ledger, and its continuation after an interruption."""
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,9 +78,8 @@ def execute_run(
     notebooks: Path,
     jobs: int,
     console: Console,
-    report: Callable[[Path], Path] | None = None,
-) -> tuple[Ledger, Path | None]:
-    """Execute what a run still lacks, write its ledger, close it, and make its report.
+) -> Ledger:
+    """Execute what a run still lacks, write its ledger and close it.
 
     Args:
         plan: the plan, already saved in the folder.
@@ -88,7 +87,6 @@ def execute_run(
         notebooks: the folder of the category notebooks.
         jobs: how many cases run at a time.
         console: where to show the progress.
-        report: makes the report and gives its first page; None for no report.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
@@ -107,12 +105,17 @@ def execute_run(
             ):
                 progress.follow(events)
         except KeyboardInterrupt:
-            raise Interrupted(folder, _write_ledger(folder, console)) from None
-        ledger = _write_ledger(folder, console)
-    return ledger, report(folder) if report else None
+            raise Interrupted(folder, write_ledger(folder, console)) from None
+        return write_ledger(folder, console)
 
 
-def _write_ledger(folder: Path, console: Console) -> Ledger:
+def write_ledger(folder: Path, console: Console) -> Ledger:
+    """Make the ledger of a run from its notebooks, write it, close it and print its closing line.
+
+    Raises:
+        BadPlan: the folder has no usable plan.
+        LedgerOpen: the ledger does not close.
+    """
     ledger = read_ledger(folder)
     ledger.write(folder)
     console.print(f"ledger: {ledger.closes()}", highlight=False)

@@ -30,8 +30,9 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, _USAGE):
         _say(f"error: {error}")
         return WRONG_USAGE
-    if not isinstance(error, _ENVIRONMENT):  # a defect of proofbook: whoever mends it needs the place
-        traceback.print_exception(error)
+    defect = error.__cause__ if isinstance(error, _ENVIRONMENT) else error
+    if defect is not None:  # whoever mends it needs the place
+        traceback.print_exception(defect)
     _say(f"error: the machinery failed: {type(error).__name__}: {error}")
     return MACHINERY
 

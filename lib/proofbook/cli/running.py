@@ -1,17 +1,16 @@
 """``proofbook run`` and ``proofbook report``."""
 
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from proofbook.batch.ledger import Ledger, read_ledger
-from proofbook.batch.machine import cores, default_jobs, usable_targets
+from proofbook.batch.ledger import Ledger
+from proofbook.batch.machine import MachineryFailed, cores, default_jobs, usable_targets
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
-from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished
+from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
 from proofbook.catalog import Category, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
 from proofbook.cli.errors import FELL_SHORT, STOPPED, WrongUsage
@@ -73,10 +72,8 @@ def continue_run(name: str, wanted: Selection, jobs: int | None, report: bool) -
 def report_run(name: str) -> None:
     """Rebuild a run's ledger from its notebooks and render its summary."""
     out, folder = console(), find_run(name, root() / "outputs")
-    ledger = read_ledger(folder)
-    ledger.write(folder)
-    out.print(f"ledger: {ledger.closes()}", highlight=False)
-    out.print(f"summary: {shown(_builder()(folder))}", highlight=False, soft_wrap=True)
+    write_ledger(folder, out)
+    _report(folder, out)
 
 
 def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report: bool, out: Console) -> int:
@@ -89,23 +86,31 @@ def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report:
         soft_wrap=True,
     )
     try:
-        ledger, page = execute_run(plan, folder, workbook / "notebooks", jobs, out, _builder() if report else None)
+        ledger = execute_run(plan, folder, workbook / "notebooks", jobs, out)
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
         out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)
         return STOPPED
-    _close(ledger, page, out)
+    _close(ledger, out)
+    if report:
+        _report(folder, out)
     return FELL_SHORT if ledger.fell_short else 0
 
 
-def _builder() -> Callable[[Path], Path]:
+def _report(folder: Path, out: Console) -> None:
     from proofbook.report.build import build_report
 
-    return build_report
+    try:
+        page = build_report(folder)
+    except Exception as error:  # whatever it is, the cases are done and it must not hide them
+        cause = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        again = f"proofbook report {shlex.quote(shown(folder))}"
+        raise MachineryFailed(f"the cases are done, but not their report: {cause}. Again: `{again}`") from error
+    out.print(f"summary: {shown(page)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _close(ledger: Ledger, page: Path | None, out: Console) -> None:
-    """Say how to look at what fell short, and where the summary lies."""
+def _close(ledger: Ledger, out: Console) -> None:
+    """Say how to look at what fell short, and what could not run at all."""
     short = [case for case in ledger.cases if case.verdict.fell_short]
     if short:
         out.print(f"{len(short)} of {len(ledger.cases)} cases fell short. To look at one:", highlight=False)
@@ -116,5 +121,3 @@ def _close(ledger: Ledger, page: Path | None, out: Console) -> None:
     for target in ledger.blocked_targets():
         reason = next(case.reason for case in ledger.cases if case.target == target)
         out.print(f"not one case could run on {target}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    if page is not None:
-        out.print(f"summary: {shown(page)}", markup=False, highlight=False, soft_wrap=True)
