@@ -19,7 +19,11 @@ def check_needs(spec: Model) -> None:
         try:
             installed = version(requirement.name)
         except PackageNotFoundError:
-            raise Blocked(need, f"{requirement.name} is not installed", f'`pip install "{need}"`') from None
+            raise Blocked(
+                need,
+                f"{requirement.name} is not installed",
+                f'`pip install "{need}"`, or as its documentation says',
+            ) from None
         if not requirement.specifier.contains(installed, prereleases=True):
             raise Blocked(
                 need,

@@ -44,7 +44,7 @@ def show_findings(findings: Iterable[Finding]) -> Html:
             one.observed or "",
             one.allowed or "",
             one.detail,
-            f"{one.seconds:.2f} s",
+            f"{one.seconds:.2f}\u00a0s",
         )
         for one in findings
     ]
