@@ -6,9 +6,13 @@ widths that met between towers still meet. Last, relations between the numbers o
 (``shrink_relations``).
 """
 
+import difflib
+import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -27,7 +31,7 @@ def full_config(spec: Model) -> PreTrainedConfig:
 
     Raises:
         Blocked: the installed libraries don't have the model type.
-        ValueError: ``config`` is not what the class accepts.
+        ValueError: ``config`` names what the class does not have, or gives it a value that it refuses.
     """
     if spec.model_type not in CONFIG_MAPPING:
         check_needs(spec)
@@ -125,6 +129,7 @@ _LEFT_OUT = {"transformers_version", "dtype", "architectures", "_out_features", 
 def _node(config: PreTrainedConfig, tree: _Tree) -> _Node:
     stored = config.attribute_map  # by the name that a class declares
     known = {stored.get(f.name, f.name) for f in fields(config)} | set(config.sub_configs_defaults)
+    known |= vars(config).keys() - vars(type(config)()).keys()  # given beside the declared ones
     old = {name: value for name, value in vars(config).items() if name in known - _LEFT_OUT}
     common = {own: name for name, own in config.attribute_map.items()}
     new = _fields(old, common, tree)
@@ -161,6 +166,7 @@ def _value(name: str, value: Any, role: Role, vocabulary: int, tree: _Tree) -> A
 
 def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for a class, in which nested mappings start from what the class itself gives that part."""
+    _check_names(kind, changes)
     arguments = dict(changes)
     for name, default in kind.sub_configs_defaults.items():
         given = arguments.get(name)
@@ -173,7 +179,24 @@ def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> 
     return arguments
 
 
+def _check_names(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> None:
+    """A configuration takes any argument: one that neither it nor its model reads would change nothing, unseen."""
+    known = {f.name for f in fields(kind)} | set(kind.attribute_map) | set(kind.sub_configs_defaults)
+    for name in changes:
+        if name not in known and not hasattr(kind, name) and not _reads(kind, name):
+            near = difflib.get_close_matches(name, known, n=3)
+            guess = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"{kind.__name__} has no {name!r}{guess}")
+
+
+def _reads(kind: type[PreTrainedConfig], name: str) -> bool:
+    """Whether the code of a model mentions an argument that its configuration does not declare."""
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    return any(word.search(path.read_text()) for path in Path(inspect.getfile(kind)).parent.glob("*.py"))
+
+
 def _lay_over(node: _Node, changes: Mapping[str, Any]) -> None:
+    _check_names(node.kind, changes)
     for name, value in changes.items():
         own = node.kind.attribute_map.get(name, name)
         part = node.arguments.get(own)

@@ -60,7 +60,7 @@ def _depths(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> set[int]:
 
 
 def _stack(depth: int, fields: Mapping[str, Any], roles: Mapping[str, Role]) -> Stack:
-    by_layer = [v for k, v in fields.items() if _is_by_layer(v, depth, roles[k]) and len(set(map(repr, v))) <= 4]
+    by_layer = [v for k, v in fields.items() if _is_by_layer(v, depth, roles[k]) and len(set(v)) <= 4]
     named = [v for k, v in fields.items() if _is_indices(k, v, depth) and not _is_outputs(k)]
     outputs = [[n - 1 for n in v if n > 0] for k, v in fields.items() if _is_indices(k, v, depth) and _is_outputs(k)]
     return Stack(depth, kept_layers(depth, by_layer, [*named, *outputs]))
@@ -88,9 +88,10 @@ def kept_layers(depth: int, by_layer: Iterable[Sequence[Any]], indices: Iterable
 
 
 def _is_by_layer(value: Any, depth: int, role: Role) -> bool:
+    """One scalar a layer; not the indices of all layers."""
     if not isinstance(value, (list, tuple)) or len(value) != depth or role is Role.STAGES:
         return False
-    return sorted(map(repr, value)) != sorted(map(repr, range(depth)))  # which names every layer
+    return not any(isinstance(entry, (list, tuple)) for entry in value) and set(value) != set(range(depth))
 
 
 def _is_indices(name: str, value: Any, depth: int) -> bool:
