@@ -129,7 +129,8 @@ _LEFT_OUT = {"transformers_version", "dtype", "architectures", "_out_features", 
 def _node(config: PreTrainedConfig, tree: _Tree) -> _Node:
     stored = config.attribute_map  # by the name that a class declares
     known = {stored.get(f.name, f.name) for f in fields(config)} | set(config.sub_configs_defaults)
-    known |= vars(config).keys() - vars(type(config)()).keys()  # given beside the declared ones
+    # those of backbones, which no class declares, and those given beside the declared ones
+    known |= {"_out_indices"} | vars(config).keys() - vars(type(config)()).keys()
     old = {name: value for name, value in vars(config).items() if name in known - _LEFT_OUT}
     common = {own: name for name, own in config.attribute_map.items()}
     new = _fields(old, common, tree)

@@ -19,6 +19,7 @@ class Role(Enum):
     HEAD_DIM = auto()
     INNER = auto()  # the inner width of a feed-forward block
     WIDTH = auto()
+    BASE = auto()  # the width of the first of several stages, each twice as wide
     CHANNELS = auto()  # of a spectrum, where there are not too many
     VOCABULARY = auto()
     TOKEN = auto()  # the id of a token
@@ -87,6 +88,7 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.INNER, (".*intermediate_(size|dim).*", ".*(ffn|mlp)_dim", ".*ffn_hidden_size", "d_ff", "dff", "dim_ff")),
     (Role.INNER, (".*feed_?forward(_.*)?(_size|_dim)", ".*dim_feedforward", "n_inner", "d_inner", ".*linear_units")),
     (Role.LAYERS, ("(.*_)?layers", "(.*_)?depth", "n_layer", "num_blocks", "num_layers.*", ".*_layers_per.*")),
+    (Role.BASE, ("num_filters", "base_channels", "initial_filters")),
     (Role.CHANNELS, ("feature_size", "(model_)?in(put)?_dim", "input_feat.*")),
     (Role.KEEP, (".*(patch|chunk|batch|state|merge|group|frame|train)_size", ".*crop")),
     (Role.WIDTH, (".*_sizes?", ".*_dims?", ".*_dimension", ".*_(width|rank|units|filters)", ".*channels?", "d_model")),
@@ -139,6 +141,7 @@ def at_most(limit: int) -> Callable[[int], int]:
 
 MAPS: dict[Role, Callable[[int], int]] = {
     Role.WIDTH: width,
+    Role.BASE: at_most(8),
     Role.CHANNELS: lambda n: n if n <= 128 else width(n),
     Role.HEADS: heads,
     Role.HEAD_DIM: head_dim,
