@@ -43,7 +43,7 @@ def test_the_smoke_suite_covers_every_category_and_real_weights() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="unknown model 'lama'. Did you mean llama"):
+    with pytest.raises(UnknownName, match=r"unknown model 'lama'\. Did you mean llama"):
         load_catalog().model("lama")
 
 

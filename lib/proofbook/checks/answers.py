@@ -5,6 +5,7 @@ import torch
 from proofbook.catalog import Weights
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
+from proofbook.subject.tasks.text import SentenceSimilarity
 from proofbook.verdict import Blocked
 
 
@@ -24,7 +25,7 @@ def meaning(trial: Trial) -> Observation:
     """Sentence embeddings of real weights lie closer for a paraphrase than for an unrelated sentence."""
     embeddings = _real_embeddings(trial)
     sentences = {row.text: embedding for row, embedding in zip(trial.rows, embeddings, strict=True)}
-    pairs = trial.task.paraphrases()
+    pairs = SentenceSimilarity.paraphrases()
     close = [float(sentences[a] @ sentences[b]) for a, b in pairs]
     paired = {frozenset(pair) for pair in pairs}
     apart = [
@@ -58,7 +59,7 @@ def published_recipe(trial: Trial) -> Observation:
 
 def _real_embeddings(trial: Trial) -> torch.Tensor:
     """Unit embeddings, rows × hidden size, in float32."""
-    if trial.spec.task != "sentence-similarity":
+    if not isinstance(trial.task, SentenceSimilarity):
         raise NotApplicable(f"the task is {trial.spec.task}, not sentence-similarity")
     if trial.weights is Weights.TINY:
         raise NotApplicable("random weights mean nothing")

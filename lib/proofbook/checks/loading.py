@@ -1,6 +1,7 @@
 """Does the checkpoint become the model, and the model the checkpoint again?"""
 
 import tempfile
+from pathlib import Path
 
 import torch
 
@@ -32,7 +33,7 @@ def save_load_round_trip(trial: Trial) -> Observation:
     dtype = getattr(torch, trial.target.dtype)
     with tempfile.TemporaryDirectory(prefix="proofbook-") as folder:
         trial.model.save_pretrained(folder)
-        again = load_model(trial.spec, folder, dtype).model.to(trial.session.device)
+        again = load_model(trial.spec, Path(folder), dtype).model.to(trial.session.device)
     before, after = trial.model.state_dict(), again.state_dict()
     changed = [name for name in before if name not in after or not _same(before[name], after[name])]
     changed += [name for name in after if name not in before]

@@ -61,7 +61,7 @@ class _Watch(TorchDispatchMode):
     """Counts the elements that every operator returns, by device and dtype."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(

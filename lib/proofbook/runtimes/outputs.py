@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache
 
 
 def flatten(outputs: Any) -> dict[str, torch.Tensor]:
-    """Every tensor in a model's outputs, by its path: ``logits``, ``hidden_states.0``, ``past_key_values.layers.1.keys``.
+    """Every tensor in outputs, by its path: ``logits``, ``hidden_states.0``, ``past_key_values.layers.1.keys``.
 
     Walks mappings (ModelOutput is one), sequences and caches; what is not a tensor is left out.
     """
