@@ -71,9 +71,7 @@ class Task(ABC):
         """Process rows into the arguments of one forward call: CPU tensors, padded to a common length."""
 
     @abstractmethod
-    def answer(
-        self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
-    ) -> list[Any]:
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
         """The answer a row, as a user's pipeline gives it: the text, the labels with scores, the boxes, …
 
         It calls the model, by ``generate`` where the class generates, and post-processes with the processor's
