@@ -146,7 +146,7 @@ def _drawn(place: _Place, gain: float, generator: torch.Generator) -> Tensor:
         return drawn
     if attribute in ("original0", "weight_g"):  # the norms of a weight-normalised convolution
         return _norms(place) * gain * (1 + JITTER * noise)
-    if start.ndim >= 2 and _is_unstructured(start):
+    if start.ndim >= 2 and (isinstance(place.whole, _LAYERS) or _is_unstructured(start)):
         return noise * (gain / math.sqrt(_fan_in(place.whole, start)) if _is_matrix(place) else TOKEN)
     if start.ndim <= 1 and start.abs().max() < 0.05:
         return 0.5 + 0.1 * noise  # a gate or a layer scale that starts shut
@@ -162,7 +162,8 @@ def _neutral(norm: _Place) -> float:
 
 def _is_unstructured(start: Tensor) -> bool:
     """Zeros, or noise around zero: nothing that a draw could spoil."""
-    return bool(start.mean().abs() <= 0.2 * start.std(unbiased=False) + 1e-12) or start.numel() < 8
+    spread = max(0.2, 4 / math.sqrt(start.numel())) * start.std(unbiased=False)
+    return bool(start.mean().abs() <= spread + 1e-12)
 
 
 _MATRIX = re.compile(r".*(weight|proj|kernel|experts|original1|^w\d?$|_w\d?$|matrix).*")
@@ -173,6 +174,7 @@ def _is_matrix(place: _Place) -> bool:
 
 
 _Convolution = nn.modules.conv._ConvNd
+_LAYERS = (nn.Linear, Conv1D, _Convolution)
 _Transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -227,7 +229,7 @@ def _drawn_buffer(place: _Place, generator: torch.Generator) -> Tensor:
     if place.attribute == "running_mean":
         return NORM * noise
     if place.attribute == "running_var":
-        return 0.5 + torch.rand(start.shape, generator=generator)
+        return 0.4 + torch.rand(start.shape, generator=generator)  # below 1: mends what gates and borders lose
     if "batchnorm" in type(place.owner).__name__.lower():
         return start + NORM * noise
     if start.ndim >= 2 and not start.any():
