@@ -33,20 +33,26 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Check:
-    """A registered check."""
+class Question:
+    """What is asked of a trial: the name of a check, or of a step of the notebook."""
 
     name: str
     family: str
     description: str
+
+
+@dataclass(frozen=True)
+class Check(Question):
+    """A registered check."""
+
     function: Callable[["Trial"], Observation]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check's answer for one trial."""
+    """The answer to a question about one trial."""
 
-    check: Check
+    check: Question
     verdict: Verdict
     seconds: float
     observed: str | None = None
@@ -86,26 +92,49 @@ def registered() -> list[Check]:
     return sorted(_register.values(), key=lambda one: FAMILIES.index(one.family))
 
 
+def chosen(names: str) -> list[Check]:
+    """The checks that a comma-separated list of checks and families names; ``all`` stands for all.
+
+    Raises:
+        ValueError: a name is neither; the message lists what is.
+    """
+    checks = registered()
+    if names == "all":
+        return checks
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    known = {check.name for check in checks} | set(FAMILIES)
+    if not wanted or wanted - known:
+        unknown = ", ".join(sorted(wanted - known)) or "(none named)"
+        raise ValueError(f"unknown checks {unknown}; known: all, {', '.join(sorted(known))}")
+    # a model that did not load has nothing to say about the rest
+    return [check for check in checks if {check.name, check.family} & wanted or check.name == "loads"]
+
+
 def examine(check: Check, trial: "Trial") -> Finding:
     """Ask one check of a trial; whatever happens becomes a finding."""
     start = time.perf_counter()
-
-    def finding(verdict: Verdict, **observed: object) -> Finding:
-        return Finding(check, verdict, time.perf_counter() - start, **observed)  # type: ignore[arg-type]
-
     try:
         seen = check.function(trial)
-    except NotApplicable as reason:
-        return finding(Verdict.SKIP, detail=str(reason))
-    except Blocked as blocked:
-        return finding(Verdict.BLOCKED, observed=blocked.name, detail=str(blocked))
     except Exception as error:  # whatever a model raises is its verdict
-        cause = f"{type(error).__name__}: {error}"
-        return finding(Verdict.ERROR, detail=cause, traceback="".join(traceback.format_exception(error)))
-    return finding(
+        return raised(check, error, time.perf_counter() - start)
+    return Finding(
+        check,
         Verdict.PASS if seen.passed else Verdict.FAIL,
+        time.perf_counter() - start,
         observed=seen.observed,
         allowed=seen.allowed,
         detail=seen.detail,
         comparisons=seen.comparisons,
     )
+
+
+def raised(question: Question, error: Exception, seconds: float) -> Finding:
+    """The finding that an exception amounts to: ``skip``, ``blocked`` or ``error``."""
+    match error:
+        case NotApplicable():
+            return Finding(question, Verdict.SKIP, seconds, detail=str(error))
+        case Blocked():
+            return Finding(question, Verdict.BLOCKED, seconds, observed=error.name, detail=str(error))
+    cause = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    return Finding(question, Verdict.ERROR, seconds, detail=cause, traceback=trace)

@@ -1,12 +1,9 @@
 """The case: a trial whose findings are kept, shown in the notebook, and glued into it at the end."""
 
-import platform
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import date
 from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Concatenate, ParamSpec
 
 import torch
@@ -14,17 +11,16 @@ import transformers
 
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk
-from proofbook.checks.registry import FAMILIES, Check, Finding, examine, registered
+from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
-from proofbook.runtimes.devices import detect
 from proofbook.subject.full_size import full_parameters
-from proofbook.verdict import Blocked, Verdict, overall
+from proofbook.verdict import Verdict, overall
 from proofbook.workbook.html import Html, badge, block, code, facts, folded, table
+from proofbook.workbook.known_faults import judged
 from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, rerun_command
 from proofbook.workbook.scraps import glue
 from proofbook.workbook.showing import show_answers, show_findings, show_latency, show_rows, show_tensors
-
-_VERSIONED = ("proofbook", "torch", "transformers", "tokenizers", "numpy")
+from proofbook.workbook.surroundings import machine, surroundings, versions
 
 P = ParamSpec("P")
 
@@ -47,26 +43,13 @@ def _step(method: Step[P]) -> Step[P]:
         try:
             return method(case, *args, **kwargs)
         except Exception as error:
-            step = Check(
-                method.__name__.replace("_", "-"), "notebook", (method.__doc__ or "").partition("\n")[0], _none
-            )
-            blocked = isinstance(error, Blocked)
-            finding = Finding(
-                step,
-                Verdict.BLOCKED if blocked else Verdict.ERROR,
-                time.perf_counter() - start,
-                observed=error.name if isinstance(error, Blocked) else None,
-                detail=str(error) if blocked else f"{type(error).__name__}: {error}",
-                traceback="" if blocked else "".join(traceback.format_exception(error)),
-            )
+            description = (method.__doc__ or "").partition("\n")[0]
+            step = Question(method.__name__.replace("_", "-"), "notebook", description)
+            finding = raised(step, error, time.perf_counter() - start)
             # why a model does not load is for the check `loads` to say
             return show_findings([case.record(finding) if "loaded" in case.__dict__ else finding])
 
     return shown
-
-
-def _none(trial: Trial) -> Any:
-    raise NotImplementedError("a step of the notebook is not a check to be asked again")
 
 
 class Case(Trial):
@@ -101,12 +84,10 @@ class Case(Trial):
     ) -> None:
         transformers.utils.logging.disable_progress_bar()  # a bar a load is all that a reader would see
         catalog = load_catalog()
-        chosen = catalog.target(target)
-        super().__init__(
-            catalog.model(model), chosen, Weights(weights), int(seed), catalog.tolerances[chosen.dtype], folder
-        )
+        aim = catalog.target(target)
+        super().__init__(catalog.model(model), aim, Weights(weights), int(seed), catalog.tolerances[aim.dtype], folder)
         self.run_name = run
-        self.chosen = _chosen(checks)
+        self.chosen = chosen(checks)
         self.id = case_id(model, target, self.weights)
         self.findings: dict[str, Finding] = {}
         self._start = time.perf_counter()
@@ -204,7 +185,7 @@ class Case(Trial):
 
     def record(self, finding: Finding) -> Finding:
         """Keep a finding, in the light of the faults that the model's entry knows of."""
-        finding = self._known(finding)
+        finding = judged(finding, self.spec.known_faults, self.target.name, date.today())
         self.findings[finding.check.name] = finding
         return finding
 
@@ -229,7 +210,7 @@ class Case(Trial):
                 ("checks", f"{record.checks}, {record.failed} fell short"),
                 ("seed", record.seed),
                 ("inputs", f"SHA-256 {record.input_hash}"),
-                ("versions", ", ".join(f"{name} {number}" for name, number in _versions().items())),
+                ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
                 ("rerun", code(record.rerun)),
             ]
         )
@@ -266,11 +247,7 @@ class Case(Trial):
             seed=self.seed,
             input_hash=self.input_hash if encoded else None,
             rerun=self.rerun,
-            versions={
-                **_versions(),
-                "machine": _machine(),
-                f"device {self.target.device}": detect(self.target.device).detail,
-            },
+            versions=surroundings(self.target.device),
         )
 
     def check_records(self) -> list[CheckRecord]:
@@ -303,8 +280,8 @@ class Case(Trial):
                 ("model", f"{self.spec.name}: {self.spec.model_class} ({self.spec.model_type}), {self.spec.task}"),
                 ("target", f"{self.target.name}: {device}"),
                 ("weights", f"{self.weights}, seed {self.seed}"),
-                ("machine", _machine()),
-                ("versions", ", ".join(f"{name} {number}" for name, number in _versions().items())),
+                ("machine", machine()),
+                ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
                 ("rerun", code(self.rerun)),
             ]
         )
@@ -322,52 +299,6 @@ class Case(Trial):
         if why.verdict is Verdict.BLOCKED:
             return Finding(check, Verdict.BLOCKED, 0.0, observed=why.observed, detail=why.detail)
         return Finding(check, Verdict.NOT_RUN, 0.0, detail="the model did not load")
-
-    def _known(self, finding: Finding) -> Finding:
-        for fault in self.spec.known_faults:
-            here = fault.targets == "all" or self.target.name in fault.targets
-            if fault.check != finding.check.name or not here or fault.expires < date.today():
-                continue
-            note = f"known until {fault.expires}: {fault.reason} ({fault.issue}). {finding.detail}"
-            if finding.verdict in (Verdict.FAIL, Verdict.ERROR):
-                return _with(finding, Verdict.XFAIL, note)
-            if finding.verdict is Verdict.PASS:
-                return _with(finding, Verdict.XPASS, f"the fault no longer shows; remove its entry. {note}")
-        return finding
-
-
-def _with(finding: Finding, verdict: Verdict, detail: str) -> Finding:
-    return Finding(**{**vars(finding), "verdict": verdict, "detail": detail.strip()})
-
-
-def _chosen(names: str) -> Sequence[Check]:
-    """The checks that a comma-separated list of checks and families names."""
-    checks = registered()
-    if names == "all":
-        return checks
-    wanted = {name.strip() for name in names.split(",") if name.strip()}
-    known = {check.name for check in checks} | set(FAMILIES)
-    if not wanted or wanted - known:
-        raise ValueError(
-            f"unknown checks {', '.join(sorted(wanted - known)) or '(none named)'}; "
-            f"known: all, {', '.join(sorted(known))}"
-        )
-    # a case that did not load its model has nothing to say about the rest
-    return [check for check in checks if {check.name, check.family} & wanted or check.name == "loads"]
-
-
-def _machine() -> str:
-    return f"{platform.platform()}, {torch.get_num_threads()} threads"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _of_any(config: Any, name: str) -> Any:
