@@ -75,13 +75,14 @@ class Kernel:
         return f"killed by {name}{guess}"
 
     def last_frames(self) -> list[str]:
-        """Where the kernel was in Python code when it crashed or was interrupted, the innermost frame first."""
+        """Where the cell was in Python code when its kernel crashed or was interrupted, the innermost frame first."""
         for name in ("fault", "interrupted"):
-            text = _read(self.scratch / name)
-            frames = re.findall(r"^  File .+$", text, flags=re.MULTILINE)
-            if frames:
-                outside = [i for i, frame in enumerate(frames) if "IPython" in frame and "in run_code" in frame]
-                return frames[: outside[0]] if outside else frames
+            # whichever thread a signal meets, the cell runs in the one that has IPython below it
+            for thread in _read(self.scratch / name).split("\n\n"):
+                frames = re.findall(r"^  File .+$", thread, flags=re.MULTILINE)
+                below = [number for number, frame in enumerate(frames) if frame.endswith("in run_code")]
+                if below:
+                    return frames[: below[0]]
         return []
 
     def last_words(self) -> list[str]:
@@ -241,10 +242,10 @@ def _reporting(scratch: Path) -> str:
     It is an expression, so that it leaves no name behind among those of the notebook.
     """
     handler = "__import__('faulthandler')"
-    code = f"{handler}.enable(open({str(scratch / 'fault')!r}, 'w'), all_threads=False)"
+    code = f"{handler}.enable(open({str(scratch / 'fault')!r}, 'w'))"
     if _REPORT:
         file = f"open({str(scratch / 'interrupted')!r}, 'w')"
-        code += f"; {handler}.register({int(_REPORT)}, {file}, all_threads=False)"
+        code += f"; {handler}.register({int(_REPORT)}, {file})"
     return code
 
 
