@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from packaging.requirements import Requirement
 from transformers import AutoProcessor, PreTrainedModel
+from transformers.utils import logging
 
 from proofbook.catalog import Model, Weights
 from proofbook.subject.draw import build_model, library_blocks, model_class
@@ -60,9 +63,22 @@ def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     config = tiny_config(spec)
     processor = build_processor(spec, config)
     align(config, processor)
-    build_model(spec, config, seed).save_pretrained(folder)
+    with _no_progress_bars():
+        build_model(spec, config, seed).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws one for every file, which a notebook keeps."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def local_folder(spec: Model, local: str = "") -> Path:
@@ -116,7 +132,7 @@ def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementatio
         Blocked: the installed libraries don't have the class, or lack what it needs.
     """
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    with library_blocks(spec):
+    with library_blocks(spec), _no_progress_bars():
         model, astray = model_class(spec).from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, **chosen
         )
