@@ -65,5 +65,7 @@ def test_a_case_that_falls_short_raises_and_its_notebook_holds_the_records(tmp_p
             progress_bar=False,
         )
     scraps = read(path)
+    shown = nbformat.read(path, as_version=4).cells[-1].outputs[-1]
+    assert shown.traceback == [f"CaseFailed: {shown.evalue}"]  # no frames of ours
     assert scraps.case.verdict is Verdict.ERROR
     assert scraps.case.failed == len(scraps.checks)

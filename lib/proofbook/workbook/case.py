@@ -28,6 +28,10 @@ P = ParamSpec("P")
 class CaseFailed(AssertionError):
     """Raised by the last cell of a case that fell short; the message names the first check that did."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message alone, for the frames would be those of this module."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 Step = Callable[Concatenate["Case", P], Html]
 
