@@ -10,7 +10,20 @@ from PIL import Image, ImageDraw
 from proofbook.checks.registry import Finding
 from proofbook.measure.latency import Latency
 from proofbook.subject.tasks.task import Row
-from proofbook.workbook.html import Html, badge, block, code, escape, facts, figure, folded, picture, player, table
+from proofbook.workbook.html import (
+    Html,
+    badge,
+    block,
+    code,
+    escape,
+    facts,
+    figure,
+    folded,
+    picture,
+    player,
+    table,
+    waveform,
+)
 
 
 def show_rows(rows: Sequence[Row]) -> Html:
@@ -97,7 +110,7 @@ def _row(row: Row) -> Html:
         strip = np.concatenate(list(row.video[:: max(1, len(row.video) // 6)]), axis=1)
         parts.append(picture(Image.fromarray(strip), side=600))
     if row.audio is not None:
-        parts.append(player(row.audio, row.sampling_rate or 16000))
+        parts += [waveform(row.audio), Html("<br>"), player(row.audio, row.sampling_rate or 16000)]
     if row.words and not row.text:
         parts.append(Html(f"<p>{escape(' '.join(row.words))}</p>", " ".join(row.words)))
     return Html("".join(part.html for part in parts), "; ".join(part.text for part in parts))
@@ -141,7 +154,7 @@ def _answer(answer: Any, rate: int | None) -> Html:
 def _array(values: "np.ndarray[Any, Any]", rate: int | None) -> Html:
     flat = np.squeeze(values)
     if flat.ndim == 1 and rate and flat.size > rate // 100:
-        return player(flat, rate)
+        return waveform(flat) + Html("<br>") + player(flat, rate)
     if flat.ndim == 2 and min(flat.shape) > 4:
         span = float(flat.max() - flat.min()) or 1.0
         return picture(Image.fromarray(((flat - flat.min()) / span * 255).astype(np.uint8)))
