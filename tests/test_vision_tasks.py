@@ -1,18 +1,15 @@
 """Tasks on pictures, and on pictures with text: from the raw rows to the answers, through tiny models."""
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from proofbook.catalog import load_catalog
-from proofbook.subject.draw import build_model
-from proofbook.subject.processors import align, build_processor
-from proofbook.subject.shrink import tiny_config
-from proofbook.subject.tasks import Encoded, Row, Subject, Task, task_named
+from chains import Chain
+from chains import chain as chain_of
+from proofbook.subject.tasks import Row
 from proofbook.subject.tasks.vision import pictures, sizes
 from proofbook.subject.tasks.vision_text import without_prompt
 
@@ -35,38 +32,9 @@ NAMES = (
 )
 
 
-class Chain:
-    """A tiny model with its task, its rows, and their encoding."""
-
-    def __init__(self, name: str) -> None:
-        spec = load_catalog().model(name)
-        config = tiny_config(spec)
-        processor = build_processor(spec, config)
-        align(config, processor)
-        self.model = build_model(spec, config, seed=0)
-        self.task: Task = task_named(spec.task)
-        self.subject = Subject(config, processor, spec.tiny.inputs if spec.tiny else {})
-        self.rows: list[Row] = self.task.rows(self.subject)
-        self.encoded: Encoded = self.task.encode(self.subject, self.rows)
-
-    @torch.no_grad()
-    def answers(self, rows: list[Row] | None = None) -> list[Any]:
-        rows = rows or self.rows
-        encoded = self.task.encode(self.subject, rows)
-        return self.task.answer(self.subject, self.model, rows, encoded)
-
-
-@pytest.fixture(scope="module")
-def chains() -> dict[str, Chain]:
-    return {}
-
-
 @pytest.fixture
-def chain(request: pytest.FixtureRequest, chains: dict[str, Chain]) -> Chain:
-    """The chain of a model, built once."""
-    if request.param not in chains:
-        chains[request.param] = Chain(request.param)
-    return chains[request.param]
+def chain(request: pytest.FixtureRequest) -> Chain:
+    return chain_of(request.param)
 
 
 def of(*names: str) -> pytest.MarkDecorator:
@@ -76,7 +44,7 @@ def of(*names: str) -> pytest.MarkDecorator:
 @of(*NAMES)
 def test_every_row_has_an_answer_and_counts_as_work(chain: Chain) -> None:
     assert len(chain.rows) >= 3
-    assert len(chain.answers()) == len(chain.rows)
+    assert len(chain.answers) == len(chain.rows)
     work = sum(1 if row.video is None else len(row.video) for row in chain.rows)
     assert chain.encoded.work == work
 
@@ -93,7 +61,7 @@ def test_the_forward_takes_what_the_task_encodes_and_rows_differ(chain: Chain) -
 
 @of("vit", "vilt", "clip", "xclip")
 def test_labels_come_best_first_and_what_is_not_shown_is_less_likely(chain: Chain) -> None:
-    for row, answer in zip(chain.rows, chain.answers(), strict=True):
+    for row, answer in zip(chain.rows, chain.answers, strict=True):
         scores = [one["score"] for one in answer]
         assert scores == sorted(scores, reverse=True)
         unseen = (len(row.labels) or chain.model.config.num_labels) - len(scores)
@@ -102,15 +70,15 @@ def test_labels_come_best_first_and_what_is_not_shown_is_less_likely(chain: Chai
 
 @of("clip", "xclip")
 def test_another_order_of_the_descriptions_gives_the_same_answer(chain: Chain) -> None:
-    straight = chain.answers()
+    straight = chain.answers
     turned = [Row(images=row.images, video=row.video, labels=tuple(reversed(row.labels))) for row in chain.rows]
-    for before, after in zip(straight, chain.answers(turned), strict=True):
+    for before, after in zip(straight, chain.answers_to(turned), strict=True):
         assert [one["label"] for one in before] == [one["label"] for one in after]
 
 
 @of("detr", "owlvit")
 def test_boxes_are_named_scored_and_in_pixels(chain: Chain) -> None:
-    for row, answer in zip(chain.rows, chain.answers(), strict=True):
+    for row, answer in zip(chain.rows, chain.answers, strict=True):
         assert answer
         width, height = row.images[0].size
         for found in answer:
@@ -127,28 +95,28 @@ def test_boxes_are_named_scored_and_in_pixels(chain: Chain) -> None:
 def test_a_backbone_answers_with_the_shape_of_its_feature_map(chain: Chain) -> None:
     config = chain.model.config
     side = config.image_size // config.patch_size
-    assert chain.answers()[0] == [{"feature map": (config.hidden_size, side, side)}]
+    assert chain.answers[0] == [{"feature map": (config.hidden_size, side, side)}]
 
 
 @of("segformer", "clipseg", "depth-anything")
 def test_maps_are_as_large_as_the_pictures(chain: Chain) -> None:
-    for size, answer in zip(sizes(chain.rows), chain.answers(), strict=True):
+    for size, answer in zip(sizes(chain.rows), chain.answers, strict=True):
         assert answer.shape == size
         assert len(np.unique(answer)) > 1
 
 
 @of("mask2former")
 def test_segments_of_the_map_are_those_that_are_named(chain: Chain) -> None:
-    for size, answer in zip(sizes(chain.rows), chain.answers(), strict=True):
+    for size, answer in zip(sizes(chain.rows), chain.answers, strict=True):
         assert answer["map"].shape == size
         assert set(np.unique(answer["map"])) - {-1} <= {part["id"] for part in answer["segments"]}
 
 
 @of("sam")
 def test_masks_are_as_large_as_the_picture_and_move_with_the_point(chain: Chain) -> None:
-    at_centre = chain.answers()
+    at_centre = chain.answers
     moved = [Row(images=row.images, points=((5, 5),)) for row in chain.rows]
-    at_corner = chain.answers(moved)
+    at_corner = chain.answers_to(moved)
     for size, one, other in zip(sizes(chain.rows), at_centre, at_corner, strict=True):
         assert [mask["mask"].shape for mask in one] == [size] * len(one)
         assert [mask["score"] for mask in one] == sorted((mask["score"] for mask in one), reverse=True)
@@ -158,7 +126,7 @@ def test_masks_are_as_large_as_the_picture_and_move_with_the_point(chain: Chain)
 @of("imagegpt")
 def test_a_picture_is_continued_below_its_given_half(chain: Chain) -> None:
     processor = chain.subject.processor
-    for painted, ids in zip(chain.answers(), chain.encoded.inputs["input_ids"], strict=True):
+    for painted, ids in zip(chain.answers, chain.encoded.inputs["input_ids"], strict=True):
         assert isinstance(painted, Image.Image)
         colours = 127.5 * (np.asarray(processor.clusters)[ids.numpy()] + 1)
         given = colours.reshape(painted.height, painted.width, 3)[: painted.height // 2]

@@ -112,6 +112,17 @@ def compare_all(
     return comparisons
 
 
+def differing(expected: Mapping[str, torch.Tensor], actual: Mapping[str, torch.Tensor]) -> list[str]:
+    """The names whose tensors are not the same bits on both sides; NaN equals NaN."""
+    return [name for name in {**expected, **actual} if not _same(expected.get(name), actual.get(name))]
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
 def _standard(tensor: torch.Tensor, tolerance: Tolerance) -> torch.Tensor:
     """In float64 on the CPU, with the fill value of masks (the lowest finite value of a dtype) as an infinity."""
     wide = tensor.to("cpu", torch.float64)

@@ -2,6 +2,7 @@
 
 import torch
 
+from proofbook.checks.compare import differing
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.shapes import documented_shapes
 from proofbook.checks.trial import Trial
@@ -52,17 +53,12 @@ def output_shapes(trial: Trial) -> Observation:
 @check
 def deterministic(trial: Trial) -> Observation:
     """Two calls with the same inputs in eval mode give the same bits."""
-    again = trial.run()
-    differing = [
-        name
-        for name, tensor in trial.outputs.items()
-        if name not in again or not torch.equal(tensor.nan_to_num(), again[name].nan_to_num())
-    ]
+    changed = differing(trial.outputs, trial.run())
     return Observation(
-        passed=not differing,
-        observed=f"{len(differing)} of {len(trial.outputs)} outputs differ",
+        passed=not changed,
+        observed=f"{len(changed)} of {len(trial.outputs)} outputs differ",
         allowed="0",
-        detail=", ".join(differing[:5]),
+        detail=", ".join(changed[:5]),
     )
 
 

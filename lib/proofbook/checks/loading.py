@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from proofbook.checks.compare import differing
 from proofbook.checks.registry import Observation, check
 from proofbook.checks.trial import Trial
 from proofbook.subject.checkpoint import load_model
@@ -35,18 +36,10 @@ def save_load_round_trip(trial: Trial) -> Observation:
         trial.model.save_pretrained(folder)
         again = load_model(trial.spec, Path(folder), dtype).model.to(trial.session.device)
     before, after = trial.model.state_dict(), again.state_dict()
-    changed = [name for name in before if name not in after or not _same(before[name], after[name])]
-    changed += [name for name in after if name not in before]
-    outputs = trial.run_with(again)
-    moved = [name for name, tensor in trial.outputs.items() if name not in outputs or not _same(tensor, outputs[name])]
+    changed, moved = differing(before, after), differing(trial.outputs, trial.run_with(again))
     return Observation(
         passed=not changed and not moved,
         observed=f"{len(changed)} of {len(before)} tensors and {len(moved)} of {len(trial.outputs)} outputs differ",
         allowed="0 differ",
         detail=", ".join([*changed[:5], *moved[:5]]),
     )
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Bitwise equality, in which NaN equals NaN."""
-    return a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a.nan_to_num(), b.nan_to_num()))

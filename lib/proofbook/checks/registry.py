@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -30,6 +30,19 @@ class Observation:
     allowed: str
     detail: str = ""
     comparisons: tuple[Comparison, ...] = ()
+
+    @classmethod
+    def of(cls, comparisons: Sequence[Comparison], allowed: str, note: str = "") -> "Observation":
+        """What comparisons, at least one, amount to: passed when each is; observed is the one nearest its bound."""
+        worst = max(comparisons, key=lambda one: one.ratio)
+        broken = [f"{one.name}: {one.broken}" for one in comparisons if not one.passed]
+        return cls(
+            passed=not broken,
+            observed=f"{worst.ratio:.3g} of the error allowed, in {worst.name}",
+            allowed=allowed,
+            detail="; ".join(broken[:3] + [note] * bool(note)),
+            comparisons=tuple(comparisons),
+        )
 
 
 @dataclass(frozen=True)
