@@ -111,7 +111,7 @@ def test_a_run_passes_fails_or_is_blocked_with_its_status(workbook: Path, proofb
     assert "proofbook debug fails --target cpu --weights tiny --seed 0" in said
     status, said = proofbook("run", "--model", "blocked", "--target", "cpu", "--no-report")
     assert (status, "not one case could run on cpu: as it was asked to" in said) == (1, True)
-    status, said = proofbook("run", "--model", "blocked", "--model", "passes", "--target", "cpu", "--no-report")
+    status, said = proofbook("run", "--model", "blocked, passes", "--target", "cpu", "--no-report")
     assert (status, "ledger: 2 planned = 1 blocked + 1 pass" in said) == (0, True)
     assert {path.name for path in (workbook / "outputs").iterdir()} > {"latest"}
 

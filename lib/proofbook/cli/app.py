@@ -41,15 +41,23 @@ Folder = Annotated[Path | None, typer.Option(help="Folder of the checkpoint, for
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def _each(named: list[str] | None) -> tuple[str, ...]:
+    """The names in options that may be repeated, and may hold several with commas."""
+    return tuple(name.strip() for value in named or () for name in value.split(",") if name.strip())
+
+
 @app.command(epilog=EXIT_CODES)
 def run(
     suite: Annotated[
         str | None, typer.Option(help="Suite to run; smoke if no suite, model or category is named.")
     ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only these models: one, or several with commas; may be repeated.")
+    ] = None,
     category: Annotated[list[Category] | None, typer.Option(help="Only this category; may be repeated.")] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Hardware target; may be repeated. All that this machine has.")
+        list[str] | None,
+        typer.Option(help="Hardware targets: one, or several with commas; may be repeated. All that this machine has."),
     ] = None,
     weights: Annotated[Weights | None, typer.Option(help="Weights of every case; tiny, or the suite's.")] = None,
     folder: Folder = None,
@@ -75,9 +83,9 @@ def run(
 
     selection = Selection(
         suite=suite,
-        models=tuple(model or ()),
+        models=_each(model),
         categories=tuple(category or ()),
-        targets=tuple(target or ()),
+        targets=_each(target),
         weights=weights,
         folder=folder,
         seed=seed,
