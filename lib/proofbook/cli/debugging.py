@@ -1,6 +1,7 @@
 """``proofbook debug``."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -39,17 +40,17 @@ def debug_case(
         [*(sys.executable, "-m", "jupyterlab"), *_options(workbook, browser), str(notebook)],
         env={**os.environ, **kernel_environment(threads(case.weights))},
     )
+    # a debugger that is told to end takes JupyterLab and its kernels along
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         address = _address(server, notebook.relative_to(workbook))
         out.print(f"JupyterLab: {address}\nCtrl-C ends it.", highlight=False, soft_wrap=True)
         return server.wait()
-    except KeyboardInterrupt:  # the terminal has sent it to JupyterLab too, which ends by itself
-        server.terminate()
-        server.wait()
+    except KeyboardInterrupt:
         return 0
     finally:
-        if server.poll() is None:
-            server.kill()
+        server.terminate()
+        server.wait()
 
 
 def _options(workbook: Path, browser: bool) -> list[str]:
