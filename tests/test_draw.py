@@ -1,6 +1,7 @@
 """Drawn weights: reproducible, each by its name, and such that everything matters."""
 
 import copy
+import importlib.util
 import random
 
 import numpy as np
@@ -160,3 +161,15 @@ def test_a_class_that_needs_another_package_is_blocked() -> None:
     spec = MODELS["llama"].model_copy(update={"model_class": "NoSuchModel"})
     with pytest.raises(Blocked, match="NoSuchModel"):
         build_model(spec, tiny_config(MODELS["llama"]), 0)
+
+
+def test_a_package_that_transformers_asks_for_is_named() -> None:
+    if importlib.util.find_spec("timm"):
+        pytest.skip("timm is installed")
+    spec = MODELS["vit"].model_copy(
+        update={"model_type": "timm_wrapper", "model_class": "TimmWrapperModel", "config": {}}
+    )
+    with pytest.raises(Blocked) as raised:
+        build_model(spec, tiny_config(spec), 0)
+    assert raised.value.name == "timm"
+    assert "pip install" in raised.value.remedy

@@ -92,7 +92,14 @@ def test_stages_lose_layers_and_stay() -> None:
     assert len(config.num_heads) == 4
     side, window = config.image_size // config.patch_size, config.window_size
     assert side > window  # else windows never shift
-    assert side % window == 0
+    assert side // 8 == window  # as in the checkpoint, where the last grid is one window
+
+
+def test_windows_that_need_padding_still_do() -> None:
+    full, tiny = full_config(MODELS["sam"]).vision_config, tiny_config(MODELS["sam"]).vision_config
+    for config in (full, tiny):
+        grid = config.image_size // config.patch_size
+        assert grid > config.window_size and grid % config.window_size
 
 
 def test_strides_and_kernels_stay() -> None:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig
 from proofbook.subject.requirements import check_needs
 from proofbook.verdict import Blocked
 
@@ -67,8 +68,10 @@ def library_blocks(spec: Model) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        first = " ".join(str(error).split())
-        raise Blocked(error.name or spec.model_class, first[:200], "Install that package") from error
+        said = " ".join(str(error).split())
+        named = re.search(r"requires the (\S+) library", said)
+        package = named[1] if named else error.name or spec.model_class
+        raise Blocked(package, said.partition(". ")[0], f'`pip install "{package}"`') from error
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """How large the checkpoint is: the real configuration built on the meta device, where tensors have no storage."""
 
 import torch
-from transformers.initialization import no_init_weights
 
 from proofbook.catalog import Model
+from proofbook.compat import no_init_weights
 from proofbook.subject.backbones import with_own_backbones
-from proofbook.subject.draw import model_class
+from proofbook.subject.draw import library_blocks, model_class
 from proofbook.subject.shrink import full_config
 
 
@@ -16,7 +16,7 @@ def full_parameters(spec: Model) -> int:
         Blocked: the installed libraries can't build it.
     """
     kind = model_class(spec)
-    with torch.device("meta"), no_init_weights():
+    with library_blocks(spec), torch.device("meta"), no_init_weights():
         model = kind(with_own_backbones(full_config(spec)))
         model.tie_weights()
     return sum(parameter.numel() for parameter in model.parameters())

@@ -197,6 +197,20 @@ def attention_scale(fields: Fields) -> None:
                 fields.new["attention_multiplier"] = head[1] ** power
 
 
+def pixel_windows(fields: Fields) -> None:
+    """Windows of patches are smaller than the grid of the first stage and no larger than that of the last; they
+    divide it, or need padding, as they did."""
+    image, patch, window = (fields.named(name) for name in ("image_size", "patch_size", "window_size"))
+    if image is None or patch is None or window is None or not fields.old[window]:
+        return
+    halvings = len(fields.old.get("depths") or [0]) - 1
+    before, after = (numbers[image] // numbers[patch] >> halvings for numbers in (fields.old, fields.new))
+    if halvings:
+        fields.new[window] = max(2, min(fields.new[window], after))
+    else:
+        fields.new[window] = 2 if before % fields.old[window] == 0 else 3
+
+
 def labels(fields: Fields, most: int = 10) -> None:
     """At most so many classes."""
     names = fields.old.get("id2label")
@@ -214,5 +228,6 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     offsets,
     rotary,
     attention_scale,
+    pixel_windows,
     labels,
 )
