@@ -1,0 +1,164 @@
+"""What differs between the releases of transformers, by the names of the newest: 4.50 and later are supported.
+
+The rest of proofbook is written for transformers 5 and takes from here whatever 4 calls or shapes otherwise. Imports
+transformers: not for planning.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import transformers
+from packaging.version import Version
+from transformers import AutoConfig
+from transformers.models.auto import image_processing_auto
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+
+try:
+    from transformers import PreTrainedConfig
+except ImportError:
+    from transformers import PretrainedConfig as PreTrainedConfig
+try:
+    from transformers import TokenizersBackend
+except ImportError:
+    from transformers import PreTrainedTokenizerFast as TokenizersBackend
+try:
+    from transformers.initialization import no_init_weights
+except ImportError:
+    from transformers.modeling_utils import no_init_weights
+try:
+    from transformers.video_processing_utils import VideoProcessorMixin
+except ImportError:
+    from transformers.image_processing_utils import BaseImageProcessor as VideoProcessorMixin
+
+__all__ = [
+    "DTYPE",
+    "PreTrainedConfig",
+    "SubConfig",
+    "TokenizersBackend",
+    "VideoProcessorMixin",
+    "declared",
+    "feature_extractor_name",
+    "image_processor_names",
+    "image_processor_settings",
+    "model_type_to_module_name",
+    "no_init_weights",
+    "own_arguments",
+    "prefers_pil",
+    "processor_parts",
+    "sub_configs_defaults",
+    "tokenizer_class",
+    "tokenizer_name",
+    "video_processor_name",
+]
+
+_RELEASE = Version(transformers.__version__)
+_IS_4 = _RELEASE.major < 5
+# the argument of `from_pretrained`
+DTYPE = "dtype" if Version("4.56") <= _RELEASE else "torch_dtype"
+
+
+@dataclass(frozen=True)
+class SubConfig:
+    """What a configuration class makes of a part of it unless told otherwise."""
+
+    config_class: Any
+    model_type: str
+    init_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def declared(kind: Any) -> frozenset[str]:
+    """The arguments that a configuration class declares, those of its bases included."""
+    if is_dataclass(kind):
+        return frozenset(each.name for each in fields(kind))
+    own = inspect.signature(kind.__init__).parameters.values()
+    named = {each.name for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    # 4.5x turns the dtype into text where it can't be serialized, and `name_or_path` only tells where it came from
+    common = vars(PreTrainedConfig()).keys() | {"num_labels"}
+    return frozenset({name for name in named | common if not name.startswith("_")} - {"self", "torch_dtype"})
+
+
+def sub_configs_defaults(kind: Any) -> Mapping[str, Any]:
+    """By name of a part: ``config_class``, ``model_type`` and ``init_kwargs`` of what the class itself makes of it."""
+    own = getattr(kind, "sub_configs_defaults", None)
+    if own is not None:
+        return dict(own)
+    usual = kind()  # of some classes only an instance knows its parts
+    parts = {name: getattr(usual, name, None) for name in usual.sub_configs}
+    return {
+        name: SubConfig(AutoConfig, part.model_type, part.to_diff_dict())
+        for name, part in parts.items()
+        if isinstance(part, PreTrainedConfig)
+    }
+
+
+def own_arguments(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for a configuration class as its release names them.
+
+    4 has ``rope_theta`` and ``partial_rotary_factor`` beside ``rope_scaling``, 5 has them all in ``rope_parameters``.
+    """
+    arguments = dict(given)
+    if _IS_4 and "rope_parameters" in arguments:
+        rope = dict(arguments.pop("rope_parameters"))
+        for name in ("rope_theta", "partial_rotary_factor"):
+            if name in rope:
+                arguments[name] = rope.pop(name)
+        if rope.get("rope_type") != "default" or len(rope) > 1:
+            arguments["rope_scaling"] = rope
+    return arguments
+
+
+def tokenizer_name(model_type: str) -> str | None:
+    """The class of tokenizers that transformers maps a model type to; of 4's two, the one that reads plain files."""
+    names = TOKENIZER_MAPPING_NAMES.get(model_type)
+    return next(filter(None, names), None) if isinstance(names, tuple) else names
+
+
+def feature_extractor_name(model_type: str) -> str | None:
+    """The class of feature extractors for sound of a model type; 4 maps those for images by the same table."""
+    name: str | None = FEATURE_EXTRACTOR_MAPPING_NAMES.get(model_type)
+    return None if _IS_4 and image_processor_names(model_type) else name
+
+
+def tokenizer_class(name: str) -> Any:
+    """The class of tokenizers of that name; where 4 has only the one written in Rust, that one. None without either."""
+    if name == "TokenizersBackend":
+        return TokenizersBackend
+    return tokenizer_class_from_name(name) or tokenizer_class_from_name(f"{name}Fast")
+
+
+def image_processor_names(model_type: str) -> dict[str, str]:
+    """The classes of image processors that transformers maps a model type to, by backend: ``pil``, ``torchvision``."""
+    found = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
+    if not isinstance(found, Mapping):
+        found = dict(zip(("pil", "torchvision"), found, strict=False))
+    return {backend: name for backend, name in found.items() if name}
+
+
+def prefers_pil(name: str | None) -> bool:
+    """Whether transformers takes the processor for PIL although the one for torchvision, of that name, could be had."""
+    return name in getattr(image_processing_auto, "DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS", ())
+
+
+def image_processor_settings(cls: Any) -> frozenset[str]:
+    """The settings that a class of image or video processors takes."""
+    declares = getattr(cls, "valid_kwargs", None)
+    if declares is not None:
+        return frozenset(declares.__annotations__)
+    return frozenset(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+
+
+def video_processor_name(model_type: str) -> str | None:
+    """The class of video processors for a model type; None where it can't be had without torchvision."""
+    found = VIDEO_PROCESSOR_MAPPING_NAMES.get(model_type)
+    return found.get("torchvision") if isinstance(found, Mapping) else found
+
+
+def processor_parts(cls: Any) -> list[str]:
+    """The names of the parts of a composite class of processors."""
+    parts = cls.get_attributes() if hasattr(cls, "get_attributes") else cls.attributes
+    return list(parts)
