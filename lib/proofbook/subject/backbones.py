@@ -3,7 +3,9 @@
 import copy
 import re
 
-from transformers import PreTrainedConfig, ResNetConfig
+from transformers import ResNetConfig
+
+from proofbook.compat import PreTrainedConfig
 
 # depth: (layers by stage, kind of block, widths by stage), of He et al., 2015, table 1
 _RESNETS = {

@@ -14,6 +14,7 @@ from transformers import AutoProcessor, PreTrainedModel
 from transformers.utils import logging
 
 from proofbook.catalog import Model, Weights
+from proofbook.compat import DTYPE
 from proofbook.subject.draw import build_model, library_blocks, model_class
 from proofbook.subject.hub import download
 from proofbook.subject.processors import align, build_processor, composite_class
@@ -134,7 +135,7 @@ def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementatio
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with library_blocks(spec), _no_progress_bars():
         model, astray = model_class(spec).from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **chosen
+            folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen
         )
     mismatched = (f"{key}: {tuple(theirs)} for {tuple(ours)}" for key, theirs, ours in astray["mismatched_keys"])
     return Loaded(

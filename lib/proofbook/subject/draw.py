@@ -17,10 +17,11 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig
 from proofbook.subject.requirements import check_needs
 from proofbook.verdict import Blocked
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import transformers
-from transformers import PreTrainedConfig
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig, feature_extractor_name
 
 # parameters of feature extractors that are facts of the model, and the names that configurations have for them
 _SHARED = {
@@ -33,7 +32,7 @@ def build_feature_extractor(spec: Model, config: PreTrainedConfig) -> Any:
     Raises:
         LookupError: transformers has no feature extractor for the model's type.
     """
-    name = FEATURE_EXTRACTOR_MAPPING_NAMES.get(spec.model_type)
+    name = feature_extractor_name(spec.model_type)
     if name is None:
         raise LookupError(f"{spec.name}: transformers has no feature extractor for model type {spec.model_type!r}")
     kind = getattr(transformers, name)

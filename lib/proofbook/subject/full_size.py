@@ -1,9 +1,9 @@
 """How large the checkpoint is: the real configuration built on the meta device, where tensors have no storage."""
 
 import torch
-from transformers.initialization import no_init_weights
 
 from proofbook.catalog import Model
+from proofbook.compat import no_init_weights
 from proofbook.subject.backbones import with_own_backbones
 from proofbook.subject.draw import library_blocks, model_class
 from proofbook.subject.shrink import full_config

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from transformers.models.auto.image_processing_auto import (
     DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS,
     IMAGE_PROCESSOR_MAPPING_NAMES,
+from proofbook.compat import PreTrainedConfig, image_processor_names, image_processor_settings, prefers_pil
 )
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
@@ -48,13 +49,13 @@ def build_image_processor(spec: Model, config: PreTrainedConfig) -> Any:
 
 def has_image_processor(model_type: str) -> bool:
     """Whether transformers maps an image processor to that model type."""
-    return bool(IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type))
+    return bool(image_processor_names(model_type))
 
 
 def settings(cls: Any, config: PreTrainedConfig) -> dict[str, Any]:
     """What the class's default settings must change into for ``config``: sizes scaled, patches and tiles copied."""
     defaults = cls().to_dict()
-    accepted = cls.valid_kwargs.__annotations__
+    accepted = image_processor_settings(cls)
     if "clusters" in accepted:
         return _palette_settings(config)
     changed = _areas(config) if "min_pixels" in accepted else _scaled_sizes(defaults, config)
@@ -149,17 +150,20 @@ def _palette_settings(config: PreTrainedConfig) -> dict[str, Any]:
     return {"clusters": clusters, "size": {"height": side, "width": side}}
 
 
-def _mapped(model_type: str, config: PreTrainedConfig) -> Mapping[str, str | None]:
+def _mapped(model_type: str, config: PreTrainedConfig) -> Mapping[str, str]:
     kinds = [model_type, *(part.model_type.removesuffix("_vision_model") for part in sub_configs(config))]
     for kind in kinds:
         if has_image_processor(kind):
-            return dict(IMAGE_PROCESSOR_MAPPING_NAMES[kind])
-    raise LookupError(f"transformers {transformers.__version__} maps no image processor to {', '.join(kinds)}")
+            return image_processor_names(kind)
+    if lookup(config, "num_channels", "image_size", "patch_size") is None:
+        raise LookupError(f"transformers {transformers.__version__} maps no image processor to {', '.join(kinds)}")
+    # the checkpoint names one then: a plain one resizes to the size of the configuration and normalises
+    return {"torchvision": "ViTImageProcessor", "pil": "ViTImageProcessorPil"}
 
 
-def _available(classes: Mapping[str, str | None]) -> Any:
+def _available(classes: Mapping[str, str]) -> Any:
     """The class for torchvision where that is installed, else the one for PIL, as transformers' AutoImageProcessor."""
-    prefer_pil = not is_torchvision_available() or classes.get("torchvision") in DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS
+    prefer_pil = not is_torchvision_available() or prefers_pil(classes.get("torchvision"))
     backends = ("pil", "torchvision") if prefer_pil else ("torchvision", "pil")
     names = [name for backend in backends if (name := classes.get(backend))]
     for name in names:

@@ -19,6 +19,7 @@ from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_M
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
+from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.catalog import Model
 from proofbook.catalog.schema import Exception_
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
@@ -52,8 +53,9 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
     """
     cls = composite_class(spec)
     if cls is None:
-        return _part(_lone_part(spec), spec, config)
-    parts = {name: _part(name, spec, config) for name in cls.get_attributes()}
+        part = _lone_part(spec)
+        return part and _part(part, spec, config)
+    parts = {name: _part(name, spec, config) for name in processor_parts(cls)}
     if "tokenizer" in parts:
         _prepare(parts["tokenizer"], cls, config)
     processor = cls(**parts, **_arguments(cls, spec, config))
@@ -108,9 +110,9 @@ _PART_CLASSES: dict[str, Any] = {
 def _lone_part(spec: Model) -> str:
     """Which part a model without a composite works with: the one that it has, else what its class reads first."""
     has = {
-        "tokenizer": bool(TOKENIZER_MAPPING_NAMES.get(spec.model_type) or (spec.tiny and spec.tiny.tokenizer)),
+        "tokenizer": bool(tokenizer_name(spec.model_type) or (spec.tiny and spec.tiny.tokenizer)),
         "image_processor": has_image_processor(spec.model_type),
-        "feature_extractor": spec.model_type in FEATURE_EXTRACTOR_MAPPING_NAMES,
+        "feature_extractor": bool(feature_extractor_name(spec.model_type)),
     }
     if sum(has.values()) == 1:
         return next(part for part, there in has.items() if there)
@@ -141,7 +143,7 @@ def _second_tokenizer(name: str, spec: Model, config: PreTrainedConfig) -> Any:
 
 def _arguments(cls: Any, spec: Model, config: PreTrainedConfig) -> dict[str, Any]:
     """The constructor's arguments beside the parts: from the entry, else from the configuration, else defaults."""
-    taken = {"self", "args", "kwargs", "chat_template", "audio_tokenizer", *cls.get_attributes()}
+    taken = {"self", "args", "kwargs", "chat_template", "audio_tokenizer", *processor_parts(cls)}
     names = [name for name in inspect.signature(cls.__init__).parameters if name not in taken]
     given = spec.tiny.processor if spec.tiny else {}
     found = {name: given.get(name, _argument(name, config)) for name in names}

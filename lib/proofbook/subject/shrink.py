@@ -11,13 +11,14 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig, declared, own_arguments, sub_configs_defaults
 from proofbook.subject.backbones import with_own_backbones
 from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink_depth import cut
@@ -128,7 +129,7 @@ _LEFT_OUT = {"transformers_version", "dtype", "architectures", "_out_features", 
 
 def _node(config: PreTrainedConfig, tree: _Tree) -> _Node:
     stored = config.attribute_map  # by the name that a class declares
-    known = {stored.get(f.name, f.name) for f in fields(config)} | set(config.sub_configs_defaults)
+    known = {stored.get(name, name) for name in declared(type(config))} | set(sub_configs_defaults(type(config)))
     # those of backbones, which no class declares, and those given beside the declared ones
     known |= {"_out_indices"} | vars(config).keys() - vars(type(config)()).keys()
     old = {name: value for name, value in vars(config).items() if name in known - _LEFT_OUT}
@@ -167,9 +168,9 @@ def _value(name: str, value: Any, role: Role, vocabulary: int, tree: _Tree) -> A
 
 def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for a class, in which nested mappings start from what the class itself gives that part."""
-    _check_names(kind, changes)
-    arguments = dict(changes)
-    for name, default in kind.sub_configs_defaults.items():
+    arguments = own_arguments(kind, changes)
+    _check_names(kind, arguments)
+    for name, default in sub_configs_defaults(kind).items():
         given = arguments.get(name)
         if isinstance(given, Mapping):
             model_type = given.get("model_type", default.model_type)
@@ -182,7 +183,7 @@ def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> 
 
 def _check_names(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> None:
     """A configuration takes any argument: one that neither it nor its model reads would change nothing, unseen."""
-    known = {f.name for f in fields(kind)} | set(kind.attribute_map) | set(kind.sub_configs_defaults)
+    known = declared(kind) | set(kind.attribute_map) | set(sub_configs_defaults(kind))
     for name in changes:
         if name not in known and not hasattr(kind, name) and not _reads(kind, name):
             near = difflib.get_close_matches(name, known, n=3)
@@ -197,6 +198,7 @@ def _reads(kind: type[PreTrainedConfig], name: str) -> bool:
 
 
 def _lay_over(node: _Node, changes: Mapping[str, Any]) -> None:
+    changes = own_arguments(node.kind, changes)
     _check_names(node.kind, changes)
     for name, value in changes.items():
         own = node.kind.attribute_map.get(name, name)

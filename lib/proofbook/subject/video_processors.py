@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.utils import is_torchvision_available
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig, VideoProcessorMixin, processor_parts, video_processor_name
 from proofbook.subject.image_processors import settings
 from proofbook.verdict import Blocked
 
@@ -69,7 +68,7 @@ def build_video_processor(spec: Model, config: PreTrainedConfig) -> Any:
     Where torchvision is missing, a :class:`StandIn` with the image processor that the entry names as ``frames`` of
     ``tiny.processor.video_processor``, if any.
     """
-    name = (VIDEO_PROCESSOR_MAPPING_NAMES.get(spec.model_type) or {}).get("torchvision")
+    name = video_processor_name(spec.model_type)
     if name:
         cls = getattr(transformers, name)
         return cls(**settings(cls, config))
@@ -84,7 +83,7 @@ def build_video_processor(spec: Model, config: PreTrainedConfig) -> Any:
 def with_stand_in(cls: Any) -> Any:
     """A composite class that takes a :class:`StandIn` where its video processor needs torchvision, and that is
     missing; the class itself otherwise."""
-    if is_torchvision_available() or "video_processor" not in cls.get_attributes():
+    if is_torchvision_available() or "video_processor" not in processor_parts(cls):
         return cls
     return type(cls.__name__, (_WithStandIn, cls), {"__module__": cls.__module__})
 
@@ -106,4 +105,4 @@ class _WithStandIn:
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, **kwargs),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **kwargs),
         }
-        return [parts[name]() for name in cls.get_attributes()]  # type: ignore[attr-defined, no-untyped-call]
+        return [parts[name]() for name in processor_parts(cls)]  # type: ignore[no-untyped-call]

@@ -2,8 +2,9 @@
 
 import re
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from proofbook.compat import PreTrainedConfig
 from proofbook.subject.tokenizers.choice import text_first
 
 _ROLES = ("pad", "bos", "eos", "unk", "sep", "cls", "mask", "question")

@@ -1,13 +1,14 @@
 """Tokenizers of the `tokenizers` library: the class's own pipeline, with a vocabulary trained for it."""
 
 import copy
+import inspect
 from functools import cache
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, Unigram
-from transformers import TokenizersBackend
 
+from proofbook.compat import TokenizersBackend
 from proofbook.subject.tokenizers.vocabularies import CONTROLS, merged, scored_pieces, sentence_pieces
 
 _SPOKEN = ("arb", "cmn", "deu", "ell", "eng", "fra", "hin", "jpn", "kor", "rus", "spa")
@@ -41,7 +42,7 @@ def train(cls: Any, size: int) -> TokenizersBackend:
     Raises:
         ValueError: the special tokens leave too little room.
     """
-    if cls.__init__ is TokenizersBackend.__init__:
+    if "vocab" not in inspect.signature(cls).parameters:
         return _byte_level(cls, size)
     return cls(**{**_arguments(cls), **copy.deepcopy(_vocabulary(cls, size))})
 

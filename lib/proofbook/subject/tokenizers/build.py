@@ -2,9 +2,10 @@
 
 from tempfile import TemporaryDirectory
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import PreTrainedTokenizerBase
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig, TokenizersBackend
 from proofbook.subject.tokenizers import backend, files
 from proofbook.subject.tokenizers.choice import is_backend, tokenizer_class, vocabulary_size
 from proofbook.verdict import Blocked

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from importlib import import_module
 
 import transformers
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import model_type_to_module_name
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig, TokenizersBackend, feature_extractor_name, tokenizer_name
+from proofbook.compat import tokenizer_class as class_named
 
 # for models whose configuration states no size of a vocabulary: they work on bytes or characters
 _DEFAULT_SIZE = 1024
@@ -29,7 +29,7 @@ def tokenizer_class(spec: Model, config: PreTrainedConfig) -> type[PreTrainedTok
     """
     named = spec.tiny.tokenizer if spec.tiny and config.model_type == spec.model_type else None
     if named:
-        cls: type[PreTrainedTokenizerBase] | None = tokenizer_class_from_name(named)
+        cls: type[PreTrainedTokenizerBase] | None = class_named(named)
         if cls is None:
             raise LookupError(f"{spec.name}: transformers has no tokenizer class {named!r}")
         return cls
@@ -38,7 +38,7 @@ def tokenizer_class(spec: Model, config: PreTrainedConfig) -> type[PreTrainedTok
 
 def is_backend(config: PreTrainedConfig) -> bool:
     """Whether transformers reads the tokenizer of such a model as a ``TokenizersBackend``."""
-    return bool(TOKENIZER_MAPPING_NAMES.get(config.model_type) == TokenizersBackend.__name__)
+    return bool(tokenizer_name(config.model_type) == TokenizersBackend.__name__)
 
 
 def _derived(config: PreTrainedConfig) -> type[PreTrainedTokenizerBase] | None:
@@ -53,8 +53,8 @@ def _derived(config: PreTrainedConfig) -> type[PreTrainedTokenizerBase] | None:
 
 
 def _mapped(model_type: str) -> type[PreTrainedTokenizerBase] | None:
-    name = TOKENIZER_MAPPING_NAMES.get(model_type)
-    cls = tokenizer_class_from_name(name) if name else None
+    name = tokenizer_name(model_type)
+    cls = class_named(name) if name else None
     return None if cls is TokenizersBackend else cls
 
 
@@ -70,8 +70,7 @@ def _of_package(model_type: str) -> type[PreTrainedTokenizerBase] | None:
 
 def _processor_homes(model_type: str) -> Iterator[str]:
     """The model types in whose packages the processor and the feature extractor are defined."""
-    for table in (PROCESSOR_MAPPING_NAMES, FEATURE_EXTRACTOR_MAPPING_NAMES):
-        name = table.get(model_type)
+    for name in (PROCESSOR_MAPPING_NAMES.get(model_type), feature_extractor_name(model_type)):
         if name:
             yield getattr(transformers, name).__module__.split(".")[-2]
 

@@ -45,11 +45,11 @@ def train(cls: TokenizerClass, size: int) -> PreTrainedTokenizerBase:
 
 @cache
 def _arguments(cls: TokenizerClass, size: int) -> Arguments:
-    folder = Path(_root().name) / f"{cls.__name__}-{size}"
-    folder.mkdir()
     recipe = _BY_CLASS.get(cls.__name__) or _BY_FILES.get(_files(cls))
     if recipe is None:
         raise LookupError(f"{cls.__name__} reads {', '.join(_files(cls))}: no recipe is known for these files")
+    folder = Path(_root().name) / f"{cls.__name__}-{size}"
+    folder.mkdir(exist_ok=True)
     return recipe(cls, size, folder)
 
 
