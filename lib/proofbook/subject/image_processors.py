@@ -6,16 +6,11 @@ from typing import Any
 
 import numpy as np
 import transformers
-from transformers import PreTrainedConfig
-from transformers.models.auto.image_processing_auto import (
-    DEFAULT_TO_PIL_BACKEND_IMAGE_PROCESSORS,
-    IMAGE_PROCESSOR_MAPPING_NAMES,
-from proofbook.compat import PreTrainedConfig, image_processor_names, image_processor_settings, prefers_pil
-)
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
 
 from proofbook.catalog import Model
+from proofbook.compat import PreTrainedConfig, image_processor_names, image_processor_settings, prefers_pil
 from proofbook.subject.samples.images import photographs
 from proofbook.verdict import Blocked
 

@@ -13,11 +13,9 @@ from importlib import import_module
 from typing import Any
 
 import transformers
-from transformers import CONFIG_MAPPING, PreTrainedConfig, ProcessorMixin
+from transformers import CONFIG_MAPPING, ProcessorMixin
 from transformers.models.auto.configuration_auto import model_type_to_module_name
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.catalog import Model
