@@ -106,8 +106,9 @@ def write_workbook(root: Path) -> Path:
     notebooks.mkdir(parents=True)
     (root / "outputs").mkdir()
     (params / "models").mkdir(parents=True)
-    for name in ("targets.yaml", "tolerances.yaml"):
-        shutil.copy(params_dir() / name, params / name)
+    for path in params_dir().iterdir():
+        if path.is_file():
+            shutil.copy(path, params)
     for category in Category:
         names = MODELS if category is Category.VISION else (f"some-{category}",)
         entries = {name: _entry(category) for name in names}
