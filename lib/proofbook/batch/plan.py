@@ -139,9 +139,10 @@ def suite_cases(catalog: Catalog, name: str) -> list[tuple[Model, Weights]]:
     """The models of a suite, each with the weights it runs with. Raises :class:`UnknownName`."""
     suite = catalog.suite(name)
     named = [(catalog.model(case.model), case.weights) for case in suite.cases]
-    tracked = [model for model in catalog.models.values() if model.tracked]
+    whole = catalog.every_model() if suite.discovered else catalog.models
+    wanted = [model for model in whole.values() if suite.discovered or model.tracked]
     return named + [
-        (model, Weights.TINY) for category in suite.categories for model in tracked if model.category is category
+        (model, Weights.TINY) for category in suite.categories for model in wanted if model.category is category
     ]
 
 

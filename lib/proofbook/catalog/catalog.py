@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from proofbook.catalog.schema import Category, Entry, Model, Suite, Target, Tolerance
+from proofbook.catalog.schema import Category, DerivedException, Entry, Model, Suite, Target, Tolerance
 from proofbook.paths import params_dir
 
 T = TypeVar("T")
@@ -40,10 +40,32 @@ class Catalog:
     targets: Mapping[str, Target]
     suites: Mapping[str, Suite]
     tolerances: Mapping[str, Tolerance]
+    # by model type, of entries that discovery derives
+    exceptions: Mapping[str, DerivedException] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
-        """The model of that name. Raises :class:`UnknownName`."""
-        return _named("model", name, self.models)
+        """The model of that name: an entry of ``params/models/``, else one that discovery derives, named by its type.
+
+        Raises:
+            UnknownName: neither has it.
+        """
+        return self.models[name] if name in self.models else _named("model", name, self.every_model())
+
+    def every_model(self) -> dict[str, Model]:
+        """The models of ``params/models/``, and one for every other type of the installed transformers.
+
+        Raises:
+            DiscoveryFailed: transformers can't be imported.
+        """
+        from proofbook.catalog.discovery import discover
+
+        entered = {model.model_type for model in self.models.values()} | set(self.models)
+        derived = {
+            name: model.model_copy(update={"tiny": self.exceptions.get(name)})
+            for name, model in discover().items()
+            if name not in entered
+        }
+        return {**self.models, **derived}
 
     def target(self, name: str) -> Target:
         """The target of that name. Raises :class:`UnknownName`."""
@@ -81,7 +103,8 @@ def load_catalog(folder: Path | None = None) -> Catalog:
                     f"{folder / 'suites.yaml'}: suites.{suite.name}.cases: {UnknownName('model', case.model, models)}"
                 )
     tolerances = _entries(folder / "tolerances.yaml", "tolerances", Tolerance, key="dtype")
-    return Catalog(models, targets, suites, tolerances)
+    exceptions = _entries(folder / "exceptions.yaml", "exceptions", DerivedException, key="model_type")
+    return Catalog(models, targets, suites, tolerances, exceptions)
 
 
 def _named(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -20,6 +20,7 @@ class Category(StrEnum):
     VISION_TEXT = "vision-text"
     SPEECH = "speech"
     MULTIMODAL = "multimodal"
+    OTHER = "other"  # time series, decisions, proteins: neither text nor pictures nor sound
 
 
 class Weights(StrEnum):
@@ -71,6 +72,12 @@ class Exception_(Entry):
         return self
 
 
+class DerivedException(Exception_):
+    """The same for an entry that discovery derived."""
+
+    model_type: str
+
+
 class Model(Entry):
     """A tracked model: an architecture, the class and task it is validated through, and its checkpoint."""
 
@@ -79,16 +86,19 @@ class Model(Entry):
     model_type: str
     model_class: str = Field(alias="class")
     task: str
+    # empty where transformers' documentation names no checkpoint
     hub_id: str
     # how the checkpoint's configuration differs from the defaults of its configuration class
     config: dict[str, Any] = {}
     # other requirements than those of proofbook itself: "transformers<5", "diffusers", "detectron2"
     needs: tuple[str, ...] = ()
-    # False for an entry beyond the tracked list
+    # False for an entry beyond the tracked list, and for one that discovery derived
     tracked: bool = True
     # a folder for weights=local: a path, or package://IMPORT_NAME/PATH inside an installed package
     local: str | None = None
     tiny: Exception_ | None = None
+    # inputs and parameters that this class takes and that move none of its outputs: patterns of names, and why
+    idle: dict[str, Reason] = {}
     known_faults: tuple[KnownFault, ...] = ()
 
 
@@ -116,6 +126,8 @@ class Suite(Entry):
     description: str
     cases: tuple[SuiteCase, ...] = ()
     categories: tuple[Category, ...] = ()
+    # whether the categories hold, beside the tracked models, those that discovery derives
+    discovered: bool = False
     # seconds a case may take before it is a timeout
     time_limit: float = Field(default=300, gt=0)
 
@@ -140,6 +152,8 @@ class Tolerance(Entry):
     multiple: float = Field(gt=0)
     smallest: float = Field(gt=0)
     largest: float = Field(gt=0)
+    # how many times the error allowed a change of an input or a parameter must move some output
+    signal: float = Field(default=10, gt=0)
     reason: Reason
 
     @model_validator(mode="after")

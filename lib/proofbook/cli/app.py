@@ -97,11 +97,22 @@ def run(
 
 
 @app.command("list")
-def list_(what: Listed, json: Json = False) -> None:
+def list_(
+    what: Listed,
+    every: Annotated[
+        bool, typer.Option("--all", help="Of models: also the other architectures of the installed transformers.")
+    ] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Of models: only architectures newer than this release of proofbook.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List models, targets, suites or checks."""
-    from proofbook.cli.listing import show
+    from proofbook.cli.listing import Extent, show
 
-    show(what, json)
+    if (every or new) and what is not Listed.MODELS:
+        raise typer.BadParameter(f"{'--all' if every else '--new'} is for models, not for {what}")
+    show(what, json, Extent.NEW if new else Extent.ALL if every else Extent.ENTERED)
 
 
 @app.command()

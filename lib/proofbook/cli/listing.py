@@ -1,16 +1,25 @@
 """``proofbook list``."""
 
 import json
+from enum import Enum, auto
 from typing import Any
 
-from proofbook.catalog import Catalog, load_catalog
+from proofbook.catalog import Catalog, Model, load_catalog
 from proofbook.cli.app import Listed
 from proofbook.cli.console import console, root, table
 
 
-def show(what: Listed, as_json: bool) -> None:
+class Extent(Enum):
+    """Which models are listed."""
+
+    ENTERED = auto()  # those of params/models/
+    ALL = auto()  # and those that discovery derives
+    NEW = auto()  # of these, the ones that no transformers had when this proofbook was released
+
+
+def show(what: Listed, as_json: bool, extent: Extent = Extent.ENTERED) -> None:
     """Print everything of one kind, as a table or as JSON."""
-    rows = _rows(what, load_catalog(root() / "params"))
+    rows = _rows(what, load_catalog(root() / "params"), extent)
     if as_json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return
@@ -21,7 +30,18 @@ def show(what: Listed, as_json: bool) -> None:
     console().print(made, markup=False, highlight=False)
 
 
-def _rows(what: Listed, catalog: Catalog) -> list[dict[str, Any]]:
+def _models(catalog: Catalog, extent: Extent) -> list[Model]:
+    if extent is Extent.ENTERED:
+        return list(catalog.models.values())
+    every = catalog.every_model()
+    if extent is Extent.ALL:
+        return list(every.values())
+    from proofbook.catalog.discovery import newer
+
+    return [every[name] for name in newer(every) if name not in catalog.models]
+
+
+def _rows(what: Listed, catalog: Catalog, extent: Extent) -> list[dict[str, Any]]:
     match what:
         case Listed.MODELS:
             return [
@@ -34,7 +54,7 @@ def _rows(what: Listed, catalog: Catalog) -> list[dict[str, Any]]:
                     "hub_id": model.hub_id,
                     "needs": list(model.needs),
                 }
-                for model in catalog.models.values()
+                for model in _models(catalog, extent)
             ]
         case Listed.TARGETS:
             return [target.model_dump(mode="json") for target in catalog.targets.values()]

@@ -21,6 +21,9 @@ from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
 
+# one of these lies in the folder of a checkpoint that has a processor
+_PROCESSOR_FILES = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -62,11 +65,13 @@ def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, l
 def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     """Draw a tiny model from a seed, and write it and its processor to a folder as their checkpoint would be."""
     config = tiny_config(spec)
-    processor = build_processor(spec, config)
+    with library_blocks(spec):
+        processor = build_processor(spec, config)
     align(config, processor)
     with _no_progress_bars():
         build_model(spec, config, seed).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
     return folder
 
 
@@ -148,10 +153,12 @@ def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementatio
 
 def load_processor(spec: Model, folder: Path) -> Any:
     """The processor that lies in a checkpoint's folder: a composite, or a tokenizer, image processor or feature
-    extractor alone.
+    extractor alone; None where the folder holds none.
 
     Raises:
         Blocked: the installed libraries don't have its class, or lack what it needs.
     """
+    if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
+        return None
     with library_blocks(spec):
         return (composite_class(spec) or AutoProcessor).from_pretrained(folder, local_files_only=True)

@@ -29,8 +29,8 @@ _SYNONYMS = {
 def build_image_processor(spec: Model, config: PreTrainedConfig) -> Any:
     """The image processor of a model, sized for ``config``.
 
-    Its class is the one of transformers' mapping for the model's type, else for its vision tower's; the entry's
-    ``tiny.processor.image_processor`` (``{class: …, setting: …}``) comes before both.
+    Its class is the one of transformers' mapping for the model's type, else for its vision tower's, else the plain one
+    of ViT; the entry's ``tiny.processor.image_processor`` (``{class: …, setting: …}``) comes before all.
 
     Raises:
         LookupError: transformers maps no image processor to the model.

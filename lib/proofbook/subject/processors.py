@@ -40,7 +40,8 @@ _CHAT_TEMPLATE = (
 
 
 def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
-    """The processor of a model: a composite, or a tokenizer, image processor or feature extractor alone.
+    """The processor of a model: a composite, or a tokenizer, image processor or feature extractor alone; None where it
+    reads neither text nor pictures nor sound.
 
     The entry's ``tiny.processor`` may name the composite's ``class``, the class and settings of a part (under the
     part's name), and arguments of the composite's constructor (under theirs).
@@ -105,8 +106,9 @@ _PART_CLASSES: dict[str, Any] = {
 }
 
 
-def _lone_part(spec: Model) -> str:
-    """Which part a model without a composite works with: the one that it has, else what its class reads first."""
+def _lone_part(spec: Model) -> str | None:
+    """Which part a model without a composite works with: the one that it has, else what its class reads first; None
+    for what no processor makes."""
     has = {
         "tokenizer": bool(tokenizer_name(spec.model_type) or (spec.tiny and spec.tiny.tokenizer)),
         "image_processor": has_image_processor(spec.model_type),
@@ -115,9 +117,11 @@ def _lone_part(spec: Model) -> str:
     if sum(has.values()) == 1:
         return next(part for part, there in has.items() if there)
     reads = str(getattr(transformers, spec.model_class).main_input_name)
-    if reads == "pixel_values":
+    if reads.startswith("pixel_values"):
         return "image_processor"
-    return "feature_extractor" if reads in ("input_values", "input_features") else "tokenizer"
+    if reads in ("input_values", "input_features"):
+        return "feature_extractor"
+    return "tokenizer" if reads == "input_ids" or any(has.values()) else None
 
 
 def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:

@@ -1,0 +1,64 @@
+"""Entries that nobody wrote: one for every model type that the installed transformers registers as a model of its own.
+
+The rule for what that is stands in :func:`proofbook.catalog.registered.own_types`. Looking at every model takes half a
+minute and imports torch, so another process does it, once for each release of transformers.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from proofbook.catalog.schema import Model
+from proofbook.files import write_atomic
+from proofbook.paths import params_dir
+
+_PROGRAM = "proofbook.catalog.registered"
+
+
+class DiscoveryFailed(RuntimeError):
+    """The installed transformers could not be looked at; the message ends with what its import said."""
+
+
+@cache
+def discover() -> Mapping[str, Model]:
+    """The derived entries by model type, in the order of transformers' register.
+
+    Raises:
+        DiscoveryFailed: transformers or torch can't be imported.
+    """
+    path = _cache_file()
+    entries = json.loads(path.read_bytes()) if path.is_file() else _look(path)
+    return {entry["model_type"]: Model.model_validate(entry) for entry in entries}
+
+
+def newer(types: Mapping[str, Model]) -> list[str]:
+    """Those of the model types that no transformers had when this proofbook was released."""
+    known = set((params_dir() / "known_model_types.txt").read_text(encoding="utf-8").split())
+    return [model_type for model_type in types if model_type not in known]
+
+
+def _cache_file() -> Path:
+    source = Path(__file__).with_name("registered.py").read_bytes()
+    edition = hashlib.sha256(source).hexdigest()[:8]
+    return user_cache_path("proofbook") / f"registered-{version('transformers')}-{edition}.json"
+
+
+def _look(path: Path) -> list[dict[str, str]]:
+    done = subprocess.run([sys.executable, "-m", _PROGRAM], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DiscoveryFailed(f"transformers {version('transformers')}: {done.stderr.strip()[-2000:]}")
+    entries: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(entries, indent=1))
+    except OSError as error:
+        warnings.warn(f"{path} can't be written, so discovery starts anew each time: {error}", stacklevel=2)
+    return entries

@@ -1,0 +1,66 @@
+"""Every architecture of the installed transformers has an entry, though nobody wrote one."""
+
+import pytest
+
+from proofbook.catalog import Category, UnknownName, load_catalog
+from proofbook.catalog.discovery import discover, newer
+from proofbook.workbook.case import Case
+
+
+def test_parts_of_models_are_not_models_of_their_own() -> None:
+    found = discover()
+    assert {"bert", "llava", "data2vec-audio", "parakeet_ctc", "timesfm"} <= set(found)
+    assert not {"clip_text_model", "gemma3_text", "speecht5_hifigan", "qwen2_audio_encoder", "EvollaModel"} & set(found)
+    assert 450 < len(found) < 650
+
+
+@pytest.mark.parametrize(
+    ("model_type", "category", "task"),
+    [
+        ("roberta", Category.ENCODER_ONLY, "fill-mask"),
+        ("mistral", Category.DECODER_ONLY, "text-generation"),
+        ("bart", Category.ENCODER_DECODER, "text2text-generation"),
+        ("resnet", Category.VISION, "image-classification"),
+        ("siglip2", Category.VISION_TEXT, "zero-shot-image-classification"),
+        ("hubert", Category.SPEECH, "automatic-speech-recognition"),
+        ("vits", Category.SPEECH, "forward"),
+        ("gemma3", Category.MULTIMODAL, "image-to-text"),
+        ("autoformer", Category.OTHER, "forward"),
+        ("decision_transformer", Category.OTHER, "forward"),
+    ],
+)
+def test_a_model_is_sorted_by_what_its_class_reads(model_type: str, category: Category, task: str) -> None:
+    entry = discover()[model_type]
+    assert (entry.category, entry.task) == (category, task)
+
+
+def test_the_checkpoint_is_the_one_that_the_documentation_names() -> None:
+    assert discover()["bert"].hub_id == "google-bert/bert-base-uncased"
+
+
+def test_the_catalog_knows_a_derived_model_by_its_type_and_a_written_entry_comes_first() -> None:
+    catalog = load_catalog()
+    every = catalog.every_model()
+    derived = catalog.model("seed_oss")
+    assert derived == every["seed_oss"]
+    assert not derived.tracked
+    assert catalog.model("bert").tracked
+    # one entry a type: what is entered under another name is not derived as well
+    assert "clip" in every
+    assert sum(model.model_type == "cohere" for model in every.values()) == 1
+    with pytest.raises(UnknownName, match="Did you mean seed_oss"):
+        catalog.model("seed_os")
+
+
+def test_new_is_what_the_committed_list_lacks() -> None:
+    found = dict(discover())
+    assert newer(found) == []
+    assert newer({**found, "bert9": found["bert"]}) == ["bert9"]
+
+
+@pytest.mark.parametrize("name", ["seed_oss", "fnet", "bit", "decision_transformer", "dpr", "lxmert", "patchtst"])
+def test_a_derived_entry_runs_the_battery(name: str) -> None:
+    case = Case(name)
+    for family in ("loading", "forward", "accuracy", "batching", "answers"):
+        case.check(family)
+    assert case.verdict == "pass", case.reason
