@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from proofbook.checks.trial import Trial
 
 # in the order in which a notebook asks them; each is a module of this package
-FAMILIES = ("loading", "forward", "accuracy", "batching", "answers", "timing")
+FAMILIES = ("loading", "forward", "accuracy", "signal", "batching", "answers", "timing")
 
 
 class NotApplicable(Exception):

@@ -12,6 +12,11 @@ def flatten(outputs: Any) -> dict[str, torch.Tensor]:
 
     Walks mappings (ModelOutput is one), sequences and caches; what is not a tensor is left out.
     """
+    return {path: tensor.detach() for path, tensor in attached(outputs).items()}
+
+
+def attached(outputs: Any) -> dict[str, torch.Tensor]:
+    """As :func:`flatten`, the tensors still part of the graph that gradients flow back through."""
     table: dict[str, torch.Tensor] = {}
     _walk(outputs, "", table)
     return table
@@ -19,7 +24,7 @@ def flatten(outputs: Any) -> dict[str, torch.Tensor]:
 
 def _walk(value: Any, path: str, table: dict[str, torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
-        table[path or "output"] = value.detach()
+        table[path or "output"] = value
     elif isinstance(value, Mapping):
         for key, part in value.items():
             _walk(part, _join(path, key), table)

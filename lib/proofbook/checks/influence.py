@@ -1,0 +1,227 @@
+"""By how many times the error allowed do outputs move: when inputs change, and when parameters do."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proofbook.catalog import Tolerance
+from proofbook.checks.compare import compare
+from proofbook.checks.truth import CALL_SEED, in_dtype
+from proofbook.checks.vary import Change
+from proofbook.runtimes.outputs import attached, flatten
+
+# a parameter is moved by noise of this share of its own root mean square
+STEP = 0.5
+# the gradient of one random projection says how far outputs would move within about this factor
+MARGIN = 30.0
+# seconds for parameters whose gradient does not settle it
+BUDGET_S = 1.0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Outputs before a change, and the error allowed in them.
+
+    ``shifted`` is ``outputs`` plus the noise floor: what an execution as noisy as the floor might give.
+    """
+
+    outputs: Mapping[str, Tensor]
+    shifted: Mapping[str, Tensor]
+    tolerance: Tolerance
+
+    @classmethod
+    def of(
+        cls, outputs: Mapping[str, Tensor], floor: Mapping[str, Tensor], truth: Mapping[str, Tensor], by: Tolerance
+    ) -> "Measure":
+        """Measure changes of ``outputs``; ``floor`` and ``truth`` give the noise of each."""
+        shifted = {}
+        for name, tensor in outputs.items():
+            noisy, true = floor.get(name), truth.get(name)
+            if noisy is None or true is None or not tensor.is_floating_point():
+                continue
+            if noisy.shape == true.shape == tensor.shape:
+                # in float64, for the sum must not round the noise away
+                shifted[name] = tensor.double() + torch.nan_to_num(noisy.double() - true.double())
+        return cls(outputs, shifted, by)
+
+    def moved(
+        self,
+        outputs: Mapping[str, Tensor],
+        select: Callable[[Tensor], Tensor] = lambda one: one,
+        enough: float = math.inf,
+    ) -> float:
+        """The largest share of the error allowed by which outputs moved, or the part of each that ``select`` gives.
+
+        An output that moved by ``enough`` ends the search.
+        """
+        largest = 0.0
+        for name, before in self.outputs.items():
+            after = outputs.get(name)
+            if after is None or after.shape != before.shape:
+                return math.inf  # the change decides what comes out at all
+            shifted = self.shifted.get(name)
+            floor = select(shifted) if shifted is not None else None
+            largest = max(largest, compare(name, select(after), select(before), self.tolerance, floor).ratio)
+            if largest >= enough:
+                break
+        return largest
+
+    def unit(self, name: str) -> float:
+        """The least RMSE that is allowed in a floating output: what its rounding may come to; 0 for one of zeros."""
+        before = self.outputs[name].double()
+        finite = before[before.isfinite() & (before.abs() < torch.finfo(torch.float32).max / 2)]
+        scale = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
+        return self.tolerance.smallest * torch.finfo(getattr(torch, self.tolerance.dtype)).eps * scale
+
+
+def moved_rows(measure: Measure, outputs: Mapping[str, Tensor], change: Change, rows: int) -> list[float]:
+    """How far each row's outputs moved that lie elsewhere than at the position changed.
+
+    Where the changed input or an output has not one entry a row, all of the output stands for every row.
+    """
+    length = change.value.shape[1]
+    if len(change.value) != rows:
+        return [measure.moved(outputs)]
+
+    def part(row: int, at: int | None) -> Callable[[Tensor], Tensor]:
+        def select(output: Tensor) -> Tensor:
+            if not output.dim() or output.shape[0] != rows:
+                return output
+            return output[row] if at is None else _without(output[row], length, at)
+
+        return select
+
+    return [measure.moved(outputs, part(row, at)) for row, at in change.at.items()]
+
+
+def _without(tensor: Tensor, length: int, at: int) -> Tensor:
+    """The tensor without index ``at`` of every dimension that is ``length`` long."""
+    rest = [index for index in range(length) if index != at]
+    for dim, size in enumerate(tensor.shape):
+        if size == length:
+            tensor = tensor.index_select(dim, torch.tensor(rest, dtype=torch.long))
+    return tensor
+
+
+@dataclass(frozen=True)
+class Influence:
+    """What became of the parameters that did not move outputs far enough, by name."""
+
+    total: int
+    # no path leads from it to any output of this call
+    unused: tuple[str, ...]
+    # a path does, but a step makes only this many times the error allowed
+    weak: Mapping[str, float]
+    # the time did not reach to ask these
+    unasked: tuple[str, ...]
+
+
+def parameter_influence(
+    model: nn.Module, part: nn.Module, inputs: Mapping[str, Any], measure: Measure, enough: float
+) -> Influence:
+    """Whether a step in each parameter tensor moves some output by ``enough`` times the error allowed.
+
+    One backward pass of a random projection of all floating outputs, each in units of its error allowed, estimates it
+    for every parameter: the projection's gradient times the step. Where that is not well above ``enough``, or no
+    gradient arrives (an argmax lies between), the step is taken and the outputs are looked at.
+
+    Args:
+        model: in float32 on the CPU; its parameters are changed and put back.
+        part: the module of it that is called.
+        inputs: the arguments of the call.
+        measure: the outputs of that call.
+        enough: how many times the error allowed.
+    """
+    parameters = {name: one for name, one in model.named_parameters() if one.is_floating_point() and one.numel()}
+    gradients = _gradients(part, parameters, inputs, measure)
+    doubtful = {}
+    for name, parameter in parameters.items():
+        gradient = gradients[name]
+        estimate = 0.0 if gradient is None else float(gradient.norm()) * STEP * _rms(parameter)
+        if not estimate > MARGIN * enough:
+            doubtful[name] = parameter
+
+    def share(some: Mapping[str, nn.Parameter]) -> float:
+        with torch.no_grad(), _stepped(some):
+            return measure.moved(flatten(call(part, inputs)), enough=enough)
+
+    weak, unasked = {}, []
+    unused = [name for name in doubtful if gradients[name] is None]
+    if unused and share({name: doubtful[name] for name in unused}) < enough:
+        doubtful = {name: one for name, one in doubtful.items() if name not in unused}
+    else:
+        unused = []
+    start = time.perf_counter()
+    for name, parameter in doubtful.items():
+        if time.perf_counter() - start > BUDGET_S:
+            unasked.append(name)
+        elif (reached := share({name: parameter})) < enough:
+            if gradients[name] is None:
+                unused.append(name)
+            else:
+                weak[name] = reached
+    return Influence(len(parameters), tuple(unused), weak, tuple(unasked))
+
+
+def call(module: nn.Module, inputs: Mapping[str, Any]) -> Any:
+    """One call in float32, its noise, where the model draws any, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(CALL_SEED)
+        return module(**in_dtype(inputs, torch.float32))
+
+
+def _gradients(
+    part: nn.Module, parameters: Mapping[str, nn.Parameter], inputs: Mapping[str, Any], measure: Measure
+) -> dict[str, Tensor | None]:
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        terms = []
+        for name, output in attached(call(part, inputs)).items():
+            if not (output.requires_grad and output.is_floating_point()):
+                continue
+            if unit := measure.unit(name):
+                direction = torch.randn(output.shape, generator=generator) / (unit * math.sqrt(output.numel()))
+                # masked values are infinite, or the lowest finite ones
+                finite = output.isfinite() & (output.abs() < torch.finfo(output.dtype).max / 2)
+                terms.append((torch.where(finite, output, 0.0) * direction).sum())
+        if not terms:
+            return dict.fromkeys(parameters)
+        try:
+            found = torch.autograd.grad(torch.stack(terms).sum(), list(parameters.values()), allow_unused=True)
+        except RuntimeError:  # code for inference only, which overwrites what the gradient needs: steps will tell
+            return dict.fromkeys(parameters)
+    return dict(zip(parameters, found, strict=True))
+
+
+@contextmanager
+def _stepped(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    before = {name: one.detach().clone() for name, one in parameters.items()}
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for one in parameters.values():
+            one.add_(torch.randn(one.shape, generator=generator), alpha=STEP * _rms(one))
+        yield
+    finally:
+        for name, one in parameters.items():
+            one.copy_(before[name])
+
+
+def _rms(parameter: Tensor) -> float:
+    return float(parameter.detach().square().mean().sqrt()) or 1.0
+
+
+def grouped(names: Iterable[str]) -> list[str]:
+    """Names that differ in their numbers only as one: ``layers.*.bias (2)``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name), []).append(name)
+    return [f"{key} ({len(members)})" if len(members) > 1 else members[0] for key, members in groups.items()]

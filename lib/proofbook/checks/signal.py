@@ -1,0 +1,128 @@
+"""Does everything that goes into the model matter to what comes out of it?
+
+A fault in what has no influence is seen by no other check: a mask that is ignored, a bias that is not loaded.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from proofbook.catalog import Weights
+from proofbook.checks.influence import Measure, grouped, moved_rows, parameter_influence
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.trial import Trial
+from proofbook.checks.truth import reference_model
+from proofbook.checks.vary import Fixed, vary
+
+# below the error allowed itself nothing has moved but rounding
+NOTHING = 1.0
+
+
+@check
+def inputs_matter(trial: Trial) -> Observation:
+    """Changing one position, mask bit or patch of each input moves outputs elsewhere, far beyond the tolerance."""
+    _only_drawn(trial)
+    measure = Measure.of(trial.outputs, trial.floor, trial.truth.outputs, trial.tolerance)
+    kept = _kept_ids(trial)
+    least, fixed = {}, []
+    for name, value in trial.inputs.items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        try:
+            change = vary(name, trial.inputs, kept)
+            outputs = trial.run({**trial.inputs, name: change.value})
+        except Fixed as reason:
+            fixed.append(f"{name} {reason}")
+        except Exception as error:  # each model refuses in its own way what does not fit its other inputs
+            fixed.append(f"{name} takes no other value here ({type(error).__name__}: {str(error)[:80]})")
+        else:
+            least[name] = min(moved_rows(measure, outputs, change, len(trial.rows)))
+    if not least:
+        raise NotApplicable("; ".join(fixed) or "no input is a tensor")
+    dead = [name for name, share in least.items() if share < trial.tolerance.signal]
+    judged = _judged({name: least[name] for name in dead}, least, trial.spec.idle)
+    return Observation(
+        passed=not judged.wrong,
+        observed=", ".join(f"{name} {share:.2g}" for name, share in least.items()) + " times the error allowed",
+        allowed=f"{trial.tolerance.signal:g} times or more in every row",
+        detail="; ".join([*judged.wrong, *judged.known, *fixed]),
+    )
+
+
+@check
+def parameters_matter(trial: Trial) -> Observation:
+    """A step of half its size in each parameter moves outputs far beyond the tolerance; unused ones are listed."""
+    _only_drawn(trial)
+    if trial.target.dtype != "float32":
+        raise NotApplicable("the weights are those of every other target; asked in float32, where steps show best")
+    model = reference_model(trial.model, torch.float32)
+    part = model.get_submodule(trial.encoded.module)
+    measure = Measure.of(trial.floor, trial.floor, trial.truth.outputs, trial.tolerance)
+    found = parameter_influence(model, part, trial.inputs, measure, trial.tolerance.signal)
+    # a shift that is the same for all that are compared or centred next: of keys before softmax, before a norm
+    cancelled = [name for name, share in found.weak.items() if share < NOTHING and name.endswith("bias")]
+    weak = [name for name in found.weak if name not in cancelled]
+    judged = _judged({name: found.weak[name] for name in weak}, dict(model.named_parameters()), trial.spec.idle)
+    lists = {
+        "on no path to an output of this call": found.unused,
+        "cancelled by what follows": cancelled,
+        "not asked, for time": found.unasked,
+    }
+    listed = [f"{title}: {', '.join(grouped(names))}" for title, names in lists.items() if names]
+    without = len(found.unused) + len(cancelled) + sum(found.weak[name] < NOTHING for name in weak)
+    return Observation(
+        passed=not judged.wrong,
+        observed=f"{len(weak)} of {found.total} used and too weak, {without} without influence",
+        allowed=f"0 that are used and move no output by {trial.tolerance.signal:g} times the error allowed",
+        detail="; ".join([*judged.wrong, *judged.known, *listed]),
+    )
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What is wrong, and what the entry knows of, in words."""
+
+    wrong: list[str]
+    known: list[str]
+
+
+def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, str]) -> _Judged:
+    """Hold names without influence against those that the model's entry lists as ``idle``, patterns with reasons."""
+    wrong, known, rest = [], [], list(dead)
+    all_ = list(all_)
+    for pattern, reason in idle.items():
+        matching = [name for name in all_ if re.fullmatch(pattern, name)]
+        found = [name for name in matching if name in dead]
+        if found:
+            known.append(f"{', '.join(grouped(found))}: {reason}")
+        elif matching:
+            wrong.append(f"{pattern} has influence, although the entry lists it as idle")
+        rest = [name for name in rest if name not in found]
+    if rest:
+        most = max(dead[name] for name in rest)
+        wrong.insert(0, f"without enough influence, {most:.2g} times at most: {', '.join(grouped(rest))}")
+    return _Judged(wrong, known)
+
+
+def _only_drawn(trial: Trial) -> None:
+    if trial.weights is not Weights.TINY:
+        raise NotApplicable("trained weights are as they are; asked of those that were drawn to carry signal")
+
+
+def _kept_ids(trial: Trial) -> set[int]:
+    """Token ids with a meaning of their own: special tokens, and those that the configuration names."""
+    tokenizer = getattr(trial.processor, "tokenizer", trial.processor)
+    return set(getattr(tokenizer, "all_special_ids", ())) | set(_named_ids(trial.config.to_dict()))
+
+
+def _named_ids(config: Mapping[str, Any]) -> list[int]:
+    found: list[int] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found += _named_ids(value)
+        elif re.search(r"token_(id|index|ids)$", str(key)):  # id2label has numbers for keys
+            found += [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
+    return found
