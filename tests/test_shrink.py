@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
@@ -231,6 +231,7 @@ def test_a_stage_never_grows_nor_goes(depths: list[int]) -> None:
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=6), st.integers(6, 64))
+@example([100, 100, 1, 1, 1, 1], 6)
 def test_parts_fill_the_whole(parts: list[int], total: int) -> None:
     small = apportion(parts, total)
     assert sum(small) == total

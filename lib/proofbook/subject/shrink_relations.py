@@ -121,9 +121,11 @@ def sums(fields: Fields) -> None:
 
 
 def apportion(parts: list[int], total: int) -> list[int]:
-    """Whole numbers in the proportions of ``parts`` that sum to ``total``, at least one each."""
+    """Whole numbers in the proportions of ``parts`` that sum to ``total``, at least one each; ``total`` has to have
+    as many."""
     small = [max(1, n * total // sum(parts)) for n in parts]
-    small[small.index(max(small))] += total - sum(small)
+    while excess := sum(small) - total:  # the largest gives, one by one, or takes all that is left
+        small[small.index(max(small))] -= 1 if excess > 0 else excess
     return small
 
 
