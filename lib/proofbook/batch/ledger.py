@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.files import write_atomic
@@ -203,6 +203,6 @@ def _column_type(annotation: Any) -> "pa.DataType":
     """The type of a column, which must not depend on whether any row has a value in it. Mappings become JSON text."""
     import pyarrow as pa
 
-    if annotation in (float, float | None):
-        return pa.float64()
-    return pa.int64() if annotation in (int, int | None) else pa.string()
+    plain = {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    return plain.get(kinds[0], pa.string())
