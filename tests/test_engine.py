@@ -8,14 +8,15 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 
 
 def notebook(folder: Path, *sources: str) -> Path:
     path = folder / "in.ipynb"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(new_notebook(cells=[new_code_cell(one) for one in sources], metadata={"kernelspec": kernel}), path)
+    cells = [new_markdown_cell("# A title"), *map(new_code_cell, sources)]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
     return path
 
 
@@ -41,7 +42,9 @@ def test_a_kernel_that_dies_before_its_first_cell_is_a_crash(tmp_path: Path) -> 
     (tmp_path / "ipykernel_launcher.py").write_text("raise SystemExit('no kernel today')")
     with pytest.raises(PapermillExecutionError, match="exit status 1"):
         execute(notebook(tmp_path, "1 + 1"), environment={"PYTHONPATH": str(tmp_path)})
-    metadata = nbformat.read(tmp_path / "out.ipynb", 4).metadata
+    written = nbformat.read(tmp_path / "out.ipynb", 4)
+    metadata, own = written.metadata, [cell for cell in written.cells if "papermill" in cell.metadata]
+    assert [cell.metadata.papermill.status for cell in own] == ["pending", "failed"]
     assert metadata.proofbook.verdict == "crash"
     assert "while the kernel started" in metadata.proofbook.reason
     assert "no kernel today" in (tmp_path / "out.ipynb").read_text()
@@ -54,5 +57,5 @@ def test_a_good_end_leaves_no_mark_and_takes_away_an_old_one(tmp_path: Path) -> 
     nbformat.write(content, source)
     made = execute(source, resources={"metadata": {"path": str(tmp_path)}})
     assert "proofbook" not in made.metadata
-    assert made.cells[1].outputs[0].text.split() == [str(tmp_path), sys.executable]
+    assert made.cells[2].outputs[0].text.split() == [str(tmp_path), sys.executable]
     assert made.metadata.papermill.exception is None
