@@ -61,7 +61,7 @@ class Catalog:
 
         entered = {model.model_type for model in self.models.values()} | set(self.models)
         derived = {
-            name: model.model_copy(update={"tiny": self.exceptions.get(name)})
+            name: self.exceptions[name].applied(model) if name in self.exceptions else model
             for name, model in discover().items()
             if name not in entered
         }

@@ -73,9 +73,27 @@ class Exception_(Entry):
 
 
 class DerivedException(Exception_):
-    """The same for an entry that discovery derived."""
+    """The same for an entry that discovery derived; ``entry`` is laid over its fields: ``config`` where the defaults of
+    the configuration class make no model, ``class``, ``task``, ``needs`` or ``known_faults``."""
 
     model_type: str
+    entry: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.entry or self.has_tiny):
+            raise ValueError("an exception needs one of: entry, config, tokenizer, processor, inputs")
+        return self
+
+    @property
+    def has_tiny(self) -> bool:
+        """Whether it says anything of the tiny model."""
+        return bool(self.config or self.tokenizer or self.processor or self.inputs)
+
+    def applied(self, model: "Model") -> "Model":
+        """The entry with this exception. Raises a pydantic ``ValidationError`` for fields that an entry hasn't."""
+        fields = model.model_dump(by_alias=True, exclude_defaults=True) | self.entry
+        return Model.model_validate(fields | ({"tiny": self} if self.has_tiny else {}))
 
 
 class Model(Entry):

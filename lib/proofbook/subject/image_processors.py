@@ -33,7 +33,7 @@ def build_image_processor(spec: Model, config: PreTrainedConfig) -> Any:
     of ViT; the entry's ``tiny.processor.image_processor`` (``{class: …, setting: …}``) comes before all.
 
     Raises:
-        LookupError: transformers maps no image processor to the model.
+        LookupError: transformers maps no image processor to the model, which sees nothing.
         Blocked: the class exists, and its backend isn't installed.
     """
     chosen = dict(spec.tiny.processor.get("image_processor", {})) if spec.tiny else {}

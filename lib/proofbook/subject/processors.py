@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import transformers
@@ -17,9 +18,9 @@ from transformers import CONFIG_MAPPING, ProcessorMixin
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.catalog import Model
 from proofbook.catalog.schema import Exception_
+from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
@@ -28,6 +29,9 @@ from proofbook.subject.video_processors import build_video_processor, with_stand
 
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
 _PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
+# a special token that a processor reads from its tokenizer, and one whose absence it is ready for
+_NAMED_TOKEN = re.compile(r"\btokenizer\.(?P<name>(?!add_)\w+_token)(?:_id)?\b")
+_LOOKED_FOR = re.compile(r"(?:has|get)attr\(\s*(?:self\.)?tokenizer, \"(?P<name>\w+_token)(?:_id)?\"")
 _TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision)\w*?)_token_(?:id|index)")
 
 # a dialogue of text, images and videos; for processors that need a template, where a checkpoint would bring its own
@@ -56,7 +60,7 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
         return part and _part(part, spec, config)
     parts = {name: _part(name, spec, config) for name in processor_parts(cls)}
     if "tokenizer" in parts:
-        _prepare(parts["tokenizer"], cls, config)
+        parts["tokenizer"] = _prepared(parts["tokenizer"], cls, config)
     processor = cls(**parts, **_arguments(cls, spec, config))
     if "chat_template" in inspect.signature(cls.__init__).parameters:
         processor.chat_template = _chat_template(processor)
@@ -168,12 +172,30 @@ def _shuffled_patches(config: PreTrainedConfig) -> int:
     return int(side**2 / (lookup(config, "scale_factor") or 1) ** 2)
 
 
-def _prepare(tokenizer: Any, cls: Any, config: PreTrainedConfig) -> None:
-    """Give a tokenizer what a composite counts on: its placeholders, and the length that texts are padded to."""
+def _prepared(tokenizer: Any, cls: Any, config: PreTrainedConfig) -> Any:
+    """A tokenizer with what a composite counts on: its placeholders, and the length that texts are padded to."""
+    tokenizer = _with_named(tokenizer, cls)
     tokenizer.add_tokens(sorted(_placeholders(cls, config)), special_tokens=True)
     positions = lookup(config, "max_position_embeddings")
     if positions is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return tokenizer
+
+
+def _with_named(tokenizer: Any, cls: Any) -> Any:
+    """A tokenizer with the special tokens that a processor's source asks it for by name, as its checkpoint's has them.
+
+    Those that the processor looks for first, and has a token of its own for, are left to it.
+    """
+    source = inspect.getsource(sys.modules[cls.__module__])
+    wanted = {match["name"] for match in _NAMED_TOKEN.finditer(source)}
+    wanted -= {match["name"] for match in _LOOKED_FOR.finditer(source)}
+    missing = {name: f"<{name.removesuffix('_token')}>" for name in sorted(wanted) if not hasattr(tokenizer, name)}
+    if not missing:
+        return tokenizer
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return type(tokenizer).from_pretrained(folder, extra_special_tokens=missing)
 
 
 def _placeholders(cls: Any, config: PreTrainedConfig) -> Iterator[str]:

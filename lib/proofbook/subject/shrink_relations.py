@@ -129,6 +129,15 @@ def apportion(parts: list[int], total: int) -> list[int]:
     return small
 
 
+def joined_heads(fields: Fields) -> None:
+    """A head that joins a part with positions to one without is as wide as both (DeepSeek-AI, 2024, multi-head latent
+    attention)."""
+    parts = ("qk_nope_head_dim", "qk_rope_head_dim")
+    whole = fields.old.get("qk_head_dim")
+    if type(whole) is int and whole == sum(fields.old.get(part) or 0 for part in parts):
+        fields.new["qk_head_dim"] = sum(fields.new[part] for part in parts)
+
+
 def experts(fields: Fields) -> None:
     """Fewer experts are chosen than there are, and a group of them is chosen before its members."""
     for name in fields.numbers(Role.EXPERT_GROUPS):
@@ -226,6 +235,7 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     head_dims,
     inner_widths,
     sums,
+    joined_heads,
     experts,
     offsets,
     rotary,
