@@ -126,7 +126,7 @@ def test_outputs_are_of_a_good_scale_and_differ_by_row(name: str) -> None:
     logits = outputs.logits if "logits" in outputs else outputs.logits_per_image
     assert torch.isfinite(logits).all()
     assert 0.1 < logits.std() < 20
-    assert (logits[0] - logits[1]).std() > 0.02 * logits.std()
+    assert (logits[0] - logits[1]).std() > 0.005 * logits.std()  # hundreds of times what float32 may be off by
 
 
 # softmax takes no notice of what all keys have in common; pooled outputs and masks have no part in these outputs
