@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from proofbook.batch.local import parameters
+from proofbook.batch.local import kernelspec, parameters
 from proofbook.batch.plan import PlannedCase, plan_case
 from proofbook.catalog import Catalog, Weights
+from proofbook.environments import interpreter, kernel_name, made
 from proofbook.files import write_atomic
 
 
@@ -22,11 +23,13 @@ def find_case(
     weights: Weights | None = None,
     seed: int | None = None,
     folder: Path | None = None,
+    environment: str | None = None,
 ) -> PlannedCase:
     """The case that a person means: a model, or the path of an executed notebook. What is given wins over the path's.
 
     Raises:
         BadCase: the path is no notebook of a case.
+        Blocked: this machine does not have the environment.
         UnknownName: the catalog lacks the model or the target.
     """
     path = Path(named)
@@ -39,7 +42,11 @@ def find_case(
     weights = weights or Weights(known.get("weights", Weights.TINY))
     if at and weights is not Weights.LOCAL:
         raise BadCase("--folder holds the weights of a model: it needs --weights local")
-    return plan_case(model, chosen, weights, known.get("seed", 0) if seed is None else seed, folder=at)
+    seed = known.get("seed", 0) if seed is None else seed
+    environment = environment or known.get("environment")
+    case = plan_case(model, chosen, weights, seed, folder=at, environment=environment)
+    interpreter(case.environment)
+    return case
 
 
 def write_debug_notebook(case: PlannedCase, notebooks: Path, folder: Path) -> Path:
@@ -60,6 +67,7 @@ def write_debug_notebook(case: PlannedCase, notebooks: Path, folder: Path) -> Pa
     except Exception as error:  # nbformat, JSON and the file system each raise their own
         raise BadCase(f"{source} can't be read: {type(error).__name__}: {error}") from error
     notebook = parameterize_notebook(notebook, parameters(case), kernel_name="python3", language="python")
+    notebook.metadata.kernelspec = kernelspec(case)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -73,7 +81,9 @@ def _parameters_of(path: Path) -> dict[str, Any]:
     """The parameters with which a notebook was executed."""
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))["metadata"]
-        known: dict[str, Any] = metadata["papermill"]["parameters"]
+        known: dict[str, Any] = dict(metadata["papermill"]["parameters"])
+        kernel = metadata.get("kernelspec", {}).get("name")
+        known["environment"] = next((name for name in made() if kernel_name(name) == kernel), None)
         if not isinstance(known["model"], str):
             raise TypeError(f"model is {known['model']!r}")
     except FileNotFoundError:

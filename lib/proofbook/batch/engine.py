@@ -9,6 +9,7 @@ By hand: ``papermill --engine proofbook --execution-timeout 120 IN.ipynb OUT.ipy
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         execution_timeout: float | None = None,
         resources: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        interpreter: str | None = None,
         switch: Switch | None = None,
         **kwargs: Any,
     ) -> None:
@@ -71,12 +73,13 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
 
         Args:
             nb_man: papermill's view of the notebook.
-            kernel_name: not used: a kernel is always this interpreter.
+            kernel_name: not used: ``interpreter`` says which kernel.
             log_output, stdout_file, stderr_file, start_timeout: as papermill's.
             execution_timeout: seconds for the whole notebook, the start of the kernel included; None for no limit.
             resources: ``{"metadata": {"path": …}}`` is the folder in which the kernel works; that of this process
                 by default.
             environment: variables for the kernel, over those of this process.
+            interpreter: the kernel's Python; this one by default.
             switch: what else can end the execution.
             kwargs: other options of papermill's; none of them has a meaning here.
 
@@ -85,7 +88,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         """
         switch = switch or Switch()
         folder = Path((resources or {}).get("metadata", {}).get("path") or Path.cwd())
-        with start_kernel(environment or {}, folder) as kernel, switch.holds(kernel):
+        with start_kernel(environment or {}, folder, interpreter or sys.executable) as kernel, switch.holds(kernel):
             client = _Client(
                 nb_man,
                 km=kernel.manager,

@@ -1,8 +1,8 @@
 """How a kernel is started and stopped: the one place that knows.
 
-A kernel is always this interpreter, whatever kernelspecs the user has installed; it talks over sockets in a
-scratch folder of its own (no ports to collide, nothing for others to connect to), reads no profile of the user's,
-and takes all its processes with it when it ends.
+A kernel is this interpreter, or that of an environment, whatever kernelspecs the user has installed; it talks over
+sockets in a scratch folder of its own (no ports to collide, nothing for others to connect to), reads no profile of the
+user's, and takes all its processes with it when it ends.
 """
 
 import os
@@ -174,12 +174,13 @@ class TimeLimit(AbstractContextManager["TimeLimit"]):
 
 
 @contextmanager
-def start_kernel(environment: Mapping[str, str], folder: Path) -> Iterator[Kernel]:
+def start_kernel(environment: Mapping[str, str], folder: Path, interpreter: str = sys.executable) -> Iterator[Kernel]:
     """A fresh kernel; at the end of the block nothing of it is left.
 
     Args:
         environment: variables laid over those of this process (see :func:`kernel_environment`).
         folder: where it works.
+        interpreter: which Python it is: this one by default, else that of an environment.
     """
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
@@ -190,7 +191,7 @@ def start_kernel(environment: Mapping[str, str], folder: Path) -> Iterator[Kerne
         over = {"transport": "ipc", "ip": sockets} if os.name == "posix" and len(sockets) < SOCKET_PATH else {}
         manager = AsyncKernelManager(
             kernel_name=KERNEL_NAME,
-            kernel_spec_manager=_spec_manager(scratch),
+            kernel_spec_manager=_spec_manager(scratch, interpreter),
             connection_file=str(scratch / "connection.json"),
             **over,
         )
@@ -214,13 +215,13 @@ def kernel_environment(threads: int) -> dict[str, str]:
     return {**counts, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _spec_manager(scratch: Path) -> Any:
-    """A kernelspec manager that knows one kernel: ipykernel in this interpreter."""
+def _spec_manager(scratch: Path, interpreter: str) -> Any:
+    """A kernelspec manager that knows one kernel: ipykernel in that interpreter."""
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
     spec = KernelSpec(
         argv=[
-            *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+            *(interpreter, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
             "--log-level=ERROR",
             "--HistoryManager.hist_file=:memory:",
             f"--IPKernelApp.exec_lines={_reporting(scratch)}",

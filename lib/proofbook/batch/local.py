@@ -18,8 +18,10 @@ from proofbook.batch.ledger import METADATA, Result, read_result
 from proofbook.batch.machine import MachineryFailed, threads
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.catalog import Weights
+from proofbook.catalog.environments import CURRENT
+from proofbook.environments import interpreter, kernel_name
 from proofbook.files import write_atomic
-from proofbook.verdict import Verdict
+from proofbook.verdict import Blocked, Verdict
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, swi
                 execution_timeout=case.time_limit,
                 resources={"metadata": {"path": work}},
                 environment=kernel_environment(threads(case.weights)),
+                interpreter=interpreter(case.environment),
                 switch=switch,
             )
         content = _relocated(partial, source, case)
@@ -171,6 +174,13 @@ def parameters(case: PlannedCase, run: str = "") -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value not in (None, "")}
 
 
+def kernelspec(case: PlannedCase) -> dict[str, str]:
+    """What a notebook's metadata say of the kernel that runs the case."""
+    place = "" if case.environment == CURRENT else f" (proofbook, {case.environment})"
+    name = kernel_name(case.environment)
+    return {"name": name, "display_name": f"Python 3{place or ' (ipykernel)'}", "language": "python"}
+
+
 def _unformatted(path: Path) -> str:
     """A path as papermill takes it literally: it reads braces as places for parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -179,7 +189,9 @@ def _unformatted(path: Path) -> str:
 def _relocated(partial: Path, source: Path, case: PlannedCase) -> str:
     """The executed notebook, whose metadata name its own place rather than paths of this machine."""
     content = json.loads(partial.read_text(encoding="utf-8"))
-    content["metadata"]["papermill"].update(input_path=f"notebooks/{source.name}", output_path=case.notebook)
+    metadata = content["metadata"]
+    metadata["papermill"].update(input_path=f"notebooks/{source.name}", output_path=case.notebook)
+    metadata["kernelspec"] = kernelspec(case)  # so that JupyterLab opens it in the same environment
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -188,14 +200,16 @@ def _obituary(case: PlannedCase, source: Path, error: Exception) -> str:
     import nbformat
 
     said = str(error).strip().partition("\n")[0]
-    reason = f"notebooks/{source.name} could not be executed: {type(error).__name__}: {said}"
+    verdict, reason = Verdict.ERROR, f"notebooks/{source.name} could not be executed: {type(error).__name__}: {said}"
+    if isinstance(error, Blocked):
+        verdict, reason = Verdict.BLOCKED, said
     trace = "".join(traceback.format_exception(error))
     cells = [
         nbformat.v4.new_markdown_cell(f"# {case.case}\n\n{reason}\n\nAgain: `{case.rerun}`"),
         nbformat.v4.new_raw_cell(trace),
     ]
     metadata = {
-        METADATA: {"verdict": str(Verdict.ERROR), "reason": reason},
+        METADATA: {"verdict": str(verdict), "reason": reason},
         "papermill": {"parameters": parameters(case)},
     }
     return f"{nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=metadata))}\n"

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import proofbook
 from proofbook.catalog import Catalog, Category, Model, UnknownName, Weights
+from proofbook.catalog.environments import CURRENT
+from proofbook.environments import chosen_for, made, own_name
 from proofbook.files import write_atomic
 from proofbook.workbook.records import case_id, notebook_path, rerun_command
 
@@ -37,6 +39,8 @@ class PlannedCase(_Frozen):
     task: str
     target: str
     weights: Weights
+    # the environment whose interpreter runs it
+    environment: str = CURRENT
     # the folder of the weights where they are local and not the model's own
     folder: str | None = None
     seed: int
@@ -92,6 +96,7 @@ def make_plan(
     categories: Collection[str] = (),
     weights: Weights | None = None,
     folder: Path | None = None,
+    environment: str | None = None,
     seed: int = 0,
     time_limit: float | None = None,
 ) -> Plan:
@@ -99,6 +104,7 @@ def make_plan(
 
     With a suite, ``models`` and ``categories`` keep only those of its cases; without one, they select from all
     models; with none of the three, the suite is :data:`DEFAULT_SUITE`. ``weights`` replaces what the suite says.
+    A case runs in ``environment``, else in the one that this machine has for what its model needs.
 
     Raises:
         UnknownName: a model, category, target or suite that the catalog doesn't have.
@@ -118,11 +124,12 @@ def make_plan(
     }
     limit = time_limit or (catalog.suite(suite).time_limit if suite else DEFAULT_TIME_LIMIT)
     cases = [
-        plan_case(model, catalog.target(target).name, own, seed, limit, folder)
+        plan_case(model, catalog.target(target).name, own, seed, limit, folder, environment)
         for target in dict.fromkeys(targets)
         for (_, own), model in selected.items()
     ]
     _check(cases, folder, suite)
+    _check_environment(environment)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return Plan(
         run=run,
@@ -153,11 +160,13 @@ def plan_case(
     seed: int,
     time_limit: float = DEFAULT_TIME_LIMIT,
     folder: Path | None = None,
+    environment: str | None = None,
 ) -> PlannedCase:
-    """One case of a plan."""
-    case = case_id(model.name, target, weights)
+    """One case of a plan, in an environment, or in the one that this machine has for what the model needs."""
+    environment = environment or chosen_for(model.needs)
+    case = case_id(model.name, target, weights, environment)
     at = str(folder.resolve()) if folder else None
-    rerun = rerun_command(model.name, target, weights, seed)
+    rerun = rerun_command(model.name, target, weights, seed, environment)
     return PlannedCase(
         case=case,
         model=model.name,
@@ -166,12 +175,20 @@ def plan_case(
         task=model.task,
         target=target,
         weights=weights,
+        environment=environment,
         folder=at,
         seed=seed,
         time_limit=time_limit,
         notebook=str(notebook_path(model.category, case)),
         rerun=f"{rerun} --folder {shlex.quote(at)}" if at else rerun,
     )
+
+
+def _check_environment(name: str | None) -> None:
+    has = (CURRENT, own_name(), *made())
+    if name is not None and name not in has:
+        known = ", ".join(dict.fromkeys(has))
+        raise BadPlan(f"--environment {name}: this machine has {known}. To make it: `proofbook env create {name}`")
 
 
 def _check(cases: Sequence[PlannedCase], folder: Path | None, suite: str | None) -> None:

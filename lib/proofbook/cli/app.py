@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from proofbook.catalog import Category, Weights
+from proofbook.cli.environments import commands as environments
 from proofbook.cli.errors import exit_code_of
 
 EXIT_CODES = (
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(environments, name="env")
 
 
 class Listed(StrEnum):
@@ -38,6 +40,9 @@ class Listed(StrEnum):
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")]
 Folder = Annotated[Path | None, typer.Option(help="Folder of the checkpoint, for --weights local.")]
+EnvironmentName = Annotated[
+    str | None, typer.Option(help="Environment of every case; by default the one that its model needs.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -61,6 +66,7 @@ def run(
     ] = None,
     weights: Annotated[Weights | None, typer.Option(help="Weights of every case; tiny, or the suite's.")] = None,
     folder: Folder = None,
+    environment: EnvironmentName = None,
     seed: Seed = 0,
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Seconds a case may take; the suite's, or 300.")
@@ -88,6 +94,7 @@ def run(
         targets=_each(target),
         weights=weights,
         folder=folder,
+        environment=environment,
         seed=seed,
         time_limit=time_limit,
         out=out,
@@ -129,13 +136,33 @@ def debug(
     target: Annotated[str | None, typer.Option(help="Hardware target; the notebook's, or cpu.")] = None,
     weights: Annotated[Weights | None, typer.Option(help="Weights; the notebook's, or tiny.")] = None,
     folder: Folder = None,
+    environment: EnvironmentName = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and inputs; the notebook's, or 0.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser; without, the address is only printed.")] = True,
 ) -> None:
     """Open a case's notebook in JupyterLab, its parameters set, in the same environment as in a run."""
     from proofbook.cli.debugging import debug_case
 
-    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser))
+    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser, environment))
+
+
+@app.command()
+def add(
+    source: Annotated[
+        str, typer.Argument(metavar="HUB_ID|FOLDER|CONFIG", help="A repository, a checkpoint's folder, a config.json.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model; that of the repository or folder.")] = "",
+    category: Annotated[Category | None, typer.Option(help="Its category; by what its class reads.")] = None,
+    task: Annotated[str, typer.Option(help="Its task; by its class.")] = "",
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Let code that the checkpoint brings run; recorded in the entry."),
+    ] = False,
+) -> None:
+    """Add a model to params/models: its entry, derived from its configuration, for you to review."""
+    from proofbook.cli.adding import add_model
+
+    add_model(source, name, category, task, trust_remote_code)
 
 
 @app.command()

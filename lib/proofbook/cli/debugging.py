@@ -15,6 +15,8 @@ from proofbook.batch.machine import MachineryFailed, threads
 from proofbook.catalog import Weights, load_catalog
 from proofbook.cli.console import console, root, shown
 from proofbook.cli.errors import WrongUsage
+from proofbook.environments import jupyter_path
+from proofbook.verdict import Blocked
 
 # seconds that JupyterLab may take to start
 STARTUP = 120
@@ -27,10 +29,17 @@ def debug_case(
     folder: Path | None,
     seed: int | None,
     browser: bool,
+    environment: str | None = None,
 ) -> int:
     """Write the case's notebook, open JupyterLab on it and stay until it ends; the exit status."""
     workbook = root()
-    case = find_case(load_catalog(workbook / "params"), named, target=target, weights=weights, seed=seed, folder=folder)
+    catalog = load_catalog(workbook / "params")
+    try:
+        case = find_case(
+            catalog, named, target=target, weights=weights, seed=seed, folder=folder, environment=environment
+        )
+    except Blocked as missing:  # the environment
+        raise WrongUsage(str(missing)) from None
     notebook = write_debug_notebook(case, workbook / "notebooks", workbook / "outputs" / "debug")
     out = console()
     out.print(f"notebook: {shown(notebook)}", highlight=False, soft_wrap=True)
@@ -38,7 +47,7 @@ def debug_case(
         raise WrongUsage("JupyterLab is not installed here. Get it with `pip install jupyterlab`")
     server = subprocess.Popen(
         [*(sys.executable, "-m", "jupyterlab"), *_options(workbook, browser), str(notebook)],
-        env={**os.environ, **kernel_environment(threads(case.weights))},
+        env={**os.environ, **kernel_environment(threads(case.weights)), **jupyter_path()},
     )
     # a debugger that is told to end takes JupyterLab and its kernels along
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

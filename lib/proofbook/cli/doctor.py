@@ -14,7 +14,10 @@ from pydantic import BaseModel
 import proofbook
 from proofbook.batch.machine import DeviceState, available_bytes, cores, default_jobs, devices
 from proofbook.catalog import Catalog, Model, load_catalog
+from proofbook.catalog.environments import load_environments
 from proofbook.cli.console import console, root, table
+from proofbook.cli.environments import states as environments
+from proofbook.environments import chosen_for, own_name
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "huggingface-hub"),
@@ -23,7 +26,7 @@ PACKAGES = (
 # what `pip install NAME` does not do
 REMEDIES = {
     "detectron2": "built from source: https://detectron2.readthedocs.io/en/latest/tutorials/install.html",
-    "transformers": "another virtual environment with `pip install {requirement}`",
+    "transformers": "proofbook env create transformers==X.Y.Z",
 }
 
 
@@ -58,6 +61,7 @@ class Diagnosis(BaseModel):
     versions: dict[str, str | None]
     devices: dict[str, DeviceState]
     targets: dict[str, Usable]
+    environments: list[dict[str, str]]
     optional: list[Optional_]
 
 
@@ -91,6 +95,7 @@ def diagnose() -> Diagnosis:
             target.name: Usable(usable=states[target.device].available, why=states[target.device].detail)
             for target in catalog.targets.values()
         },
+        environments=environments(),
         optional=list(_optional(catalog)),
     )
 
@@ -105,6 +110,7 @@ def _optional(catalog: Catalog) -> Iterator[Optional_]:
         requirement = Requirement(text)
         installed = _installed(requirement.name)
         satisfied = installed is not None and requirement.specifier.contains(installed, prereleases=True)
+        satisfied = satisfied or chosen_for([text]) != own_name()
         yield Optional_(
             requirement=text,
             installed=installed,
@@ -121,6 +127,9 @@ def _package_of_weights(model: Model) -> Iterator[str]:
 
 
 def _remedy(requirement: Requirement) -> str:
+    for environment in load_environments().values():
+        if environment.meets(str(requirement)):
+            return f"proofbook env create {environment.name}"
     for extra in _extras_with(requirement.name):
         return f"pip install -e '.[{extra}]'"
     text = REMEDIES.get(requirement.name, "pip install {requirement}")
@@ -164,6 +173,10 @@ def _print(found: Diagnosis) -> None:
     made = table("packages", "package", "version")
     for name, number in found.versions.items():
         made.add_row(name, number or "[red]missing[/]")
+    out.print(made, "")
+    made = table("environments", "environment", "here", "differs in", "how to get it")
+    for row in found.environments:
+        made.add_row(row["name"], _yes(bool(row["here"])), row["differs"], row["remedy"])
     out.print(made, "")
     made = table("optional packages", "package", "here", "enables", "how to get it")
     for one in found.optional:

@@ -29,6 +29,7 @@ class Selection:
     targets: tuple[str, ...]
     weights: Weights | None
     folder: Path | None
+    environment: str | None
     seed: int
     time_limit: float | None
     out: Path | None
@@ -51,6 +52,7 @@ def start_run(wanted: Selection, jobs: int | None, report: bool) -> int:
         targets=targets,
         weights=wanted.weights,
         folder=wanted.folder,
+        environment=wanted.environment,
         seed=wanted.seed,
         time_limit=wanted.time_limit,
     )

@@ -9,6 +9,7 @@ import transformers
 
 from proofbook.catalog import Model
 from proofbook.compat import PreTrainedConfig, feature_extractor_name
+from proofbook.subject.image_processors import processor_homes
 
 # parameters of feature extractors that are facts of the model, and the names that configurations have for them
 _SHARED = {
@@ -32,7 +33,9 @@ def build_feature_extractor(spec: Model, config: PreTrainedConfig) -> Any:
     Raises:
         LookupError: transformers has no feature extractor for the model's type.
     """
-    name = feature_extractor_name(spec.model_type)
+    parts = (part.model_type.removesuffix("_encoder") for part in _parts(config))
+    kinds = [spec.model_type, *processor_homes(spec.model_type), *parts]
+    name = next(filter(None, map(feature_extractor_name, kinds)), None)
     if name is None:
         raise LookupError(f"{spec.name}: transformers has no feature extractor for model type {spec.model_type!r}")
     kind = getattr(transformers, name)
@@ -56,8 +59,9 @@ def _parameters(kind: type, config: PreTrainedConfig) -> dict[str, Any]:
     """What the configuration says of the extractor's parameters; the class's defaults hold for the rest."""
     accepted = inspect.signature(kind).parameters
     found = {name: _value(config, keys) for name, keys in _SHARED.items() if name in accepted}
-    # one value a sample is a waveform, whose values are its channels; more than one are mel bins
-    found["feature_size"] = _value(config, _CHANNELS if accepted["feature_size"].default == 1 else _MEL_BINS)
+    if "feature_size" in accepted:
+        # one value a sample is a waveform, whose values are its channels; more than one are mel bins
+        found["feature_size"] = _value(config, _CHANNELS if accepted["feature_size"].default == 1 else _MEL_BINS)
     if "chunk_length" in accepted:
         found["chunk_length"] = _whole_seconds(kind, config)
     if "max_length_s" in accepted:

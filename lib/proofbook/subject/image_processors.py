@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import transformers
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torchvision_available
 
@@ -102,15 +103,20 @@ def _scaled_sizes(defaults: Mapping[str, Any], config: PreTrainedConfig) -> dict
     """
     sizes = {name: value for name, value in defaults.items() if name.endswith("size") and _is_size(value)}
     final = next(
-        sizes[name]
-        for name, used in (
-            ("max_image_size", True),
-            ("crop_size", defaults.get("do_center_crop")),
-            ("pad_size", defaults.get("do_pad")),
-            ("size", True),
-        )
-        if used and name in sizes
+        (
+            sizes[name]
+            for name, used in (
+                ("max_image_size", True),
+                ("crop_size", defaults.get("do_center_crop")),
+                ("pad_size", defaults.get("do_pad")),
+                ("size", True),
+            )
+            if used and name in sizes
+        ),
+        None,
     )
+    if final is None:  # the class counts patches, not pixels
+        return {}
     shorter, longer = image_side(config)
     if "longest_edge" in final:
         factor = longer / final["longest_edge"]
@@ -146,7 +152,8 @@ def _palette_settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _mapped(model_type: str, config: PreTrainedConfig) -> Mapping[str, str]:
-    kinds = [model_type, *(part.model_type.removesuffix("_vision_model") for part in sub_configs(config))]
+    parts = [part.model_type.removesuffix("_vision_model") for part in sub_configs(config)]
+    kinds = list(dict.fromkeys([model_type, *processor_homes(model_type), *_forebears(model_type), *parts]))
     for kind in kinds:
         if has_image_processor(kind):
             return image_processor_names(kind)
@@ -154,6 +161,18 @@ def _mapped(model_type: str, config: PreTrainedConfig) -> Mapping[str, str]:
         raise LookupError(f"transformers {transformers.__version__} maps no image processor to {', '.join(kinds)}")
     # the checkpoint names one then: a plain one resizes to the size of the configuration and normalises
     return {"torchvision": "ViTImageProcessor", "pil": "ViTImageProcessorPil"}
+
+
+def processor_homes(model_type: str) -> list[str]:
+    """The model type in whose package the composite processor of another is defined, which then shares its parts."""
+    name = PROCESSOR_MAPPING_NAMES.get(model_type)
+    return [getattr(transformers, name).__module__.split(".")[-2]] if name else []
+
+
+def _forebears(model_type: str) -> list[str]:
+    """The model types that a name goes on from, as ``rt_detr_v2`` from ``rt_detr``, the nearest first."""
+    names = (model_type[:end] for end in range(len(model_type) - 1, 0, -1) if model_type[end] in "_-")
+    return [name for name in names if has_image_processor(name)]
 
 
 def _available(classes: Mapping[str, str]) -> Any:

@@ -134,7 +134,7 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
         return build_image_processor(spec, config)
     if name.endswith("video_processor"):
         return build_video_processor(spec, config)
-    if name.endswith("feature_extractor"):
+    if name.endswith(("feature_extractor", "audio_processor")):
         return build_feature_extractor(spec, config)
     return build_tokenizer(spec, config) if name == "tokenizer" else _second_tokenizer(name, spec, config)
 

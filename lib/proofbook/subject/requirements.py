@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from packaging.requirements import Requirement
 
 from proofbook.catalog import Model
+from proofbook.catalog.environments import load_environments
 from proofbook.verdict import Blocked
 
 
@@ -28,5 +29,10 @@ def check_needs(spec: Model) -> None:
             raise Blocked(
                 need,
                 f"{requirement.name} {installed} is installed",
-                f'`pip install "{need}"`, in an environment of its own',
+                _remedy(need),
             )
+
+
+def _remedy(need: str) -> str:
+    name = next((one.name for one in load_environments().values() if one.meets(need)), None)
+    return f"`proofbook env create {name}`" if name else f'`pip install "{need}"`, in an environment of its own'

@@ -138,6 +138,14 @@ def joined_heads(fields: Fields) -> None:
         fields.new["qk_head_dim"] = sum(fields.new[part] for part in parts)
 
 
+def pixel_windows(fields: Fields) -> None:
+    """A window measured in pixels, where patches are merged, holds two merged patches a side."""
+    merged, patch = fields.old.get("spatial_merge_size"), fields.old.get("patch_size")
+    window = fields.old.get("window_size")
+    if type(merged) is int and type(patch) is int and type(window) is int and window % (merged * patch) == 0:
+        fields.new["window_size"] = min(window, 2 * merged * patch)
+
+
 def experts(fields: Fields) -> None:
     """Fewer experts are chosen than there are, and a group of them is chosen before its members."""
     for name in fields.numbers(Role.EXPERT_GROUPS):
@@ -236,6 +244,7 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     inner_widths,
     sums,
     joined_heads,
+    pixel_windows,
     experts,
     offsets,
     rotary,

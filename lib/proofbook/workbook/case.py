@@ -13,6 +13,7 @@ from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
+from proofbook.environments import own_name
 from proofbook.subject.full_size import full_parameters
 from proofbook.verdict import Verdict, overall
 from proofbook.workbook.html import Html, badge, block, code, facts, folded, table
@@ -92,14 +93,15 @@ class Case(Trial):
         super().__init__(catalog.model(model), aim, Weights(weights), int(seed), catalog.tolerances[aim.dtype], folder)
         self.run_name = run
         self.chosen = chosen(checks)
-        self.id = case_id(model, target, self.weights)
+        self.environment = own_name()
+        self.id = case_id(model, target, self.weights, self.environment)
         self.findings: dict[str, Finding] = {}
         self._start = time.perf_counter()
 
     @property
     def rerun(self) -> str:
         """The command that opens this case for debugging."""
-        return rerun_command(self.spec.name, self.target.name, self.weights, self.seed)
+        return rerun_command(self.spec.name, self.target.name, self.weights, self.seed, self.environment)
 
     @property
     def verdict(self) -> Verdict:
@@ -232,6 +234,7 @@ class Case(Trial):
             category=self.spec.category,
             target=self.target.name,
             weights=self.weights,
+            environment=self.environment,
             task=self.spec.task,
             verdict=self.verdict,
             reason=self.reason,
@@ -286,6 +289,7 @@ class Case(Trial):
                 ("weights", f"{self.weights}, seed {self.seed}"),
                 ("machine", machine()),
                 ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
+                ("environment", self.environment),
                 ("rerun", code(self.rerun)),
             ]
         )

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict
 
 from proofbook.catalog import Category, Weights
+from proofbook.catalog.environments import CURRENT
 from proofbook.verdict import Verdict
 
 
@@ -38,6 +39,7 @@ class CaseRecord(Record):
     category: Category
     target: str
     weights: Weights
+    environment: str = CURRENT
     task: str
     verdict: Verdict
     reason: str = ""
@@ -62,10 +64,12 @@ class CaseRecord(Record):
     versions: dict[str, str] = {}
 
 
-def case_id(model: str, target: str, weights: Weights) -> str:
-    """The name of a case, unique in a run: ``vit@cpu``; with other than tiny weights ``vit.hub@cpu``."""
+def case_id(model: str, target: str, weights: Weights, environment: str = CURRENT) -> str:
+    """The name of a case, unique in a run: ``vit@cpu``; with other than tiny weights ``vit.hub@cpu``, in another
+    environment than the current one ``vit@cpu@transformers-4.57``."""
     variant = "" if weights is Weights.TINY else f".{weights}"
-    return f"{model}{variant}@{target}"
+    place = "" if environment == CURRENT else f"@{environment}"
+    return f"{model}{variant}@{target}{place}"
 
 
 def notebook_path(category: Category, case: str) -> PurePosixPath:
@@ -73,6 +77,7 @@ def notebook_path(category: Category, case: str) -> PurePosixPath:
     return PurePosixPath("cases", category, f"{case}.ipynb")
 
 
-def rerun_command(model: str, target: str, weights: Weights, seed: int) -> str:
+def rerun_command(model: str, target: str, weights: Weights, seed: int, environment: str = CURRENT) -> str:
     """The exact command that opens the case for debugging."""
-    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}"
+    place = "" if environment == CURRENT else f" --environment {environment}"
+    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}{place}"

@@ -81,8 +81,10 @@ class AudioTextToText(Forward):
 
 def modalities(subject: Subject) -> frozenset[str]:
     """What raw input a subject reads: those of text, images, videos and audio that its processor and ``forward``
-    both have a place for."""
+    both have a place for; or what option ``modalities`` names."""
     takes, processor = forward_parameters(subject), subject.processor
+    if "modalities" in subject.options:
+        return frozenset(subject.options["modalities"])
     pictures_taken = any(name.startswith(("pixel_values", "image", "flattened_patches")) for name in takes)
     filmed = _films(processor) or ("pixel_values_videos" in takes and "pixel_values" not in takes)
     there = {
