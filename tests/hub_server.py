@@ -46,6 +46,10 @@ def serving(hub: Hub) -> Iterator[Hub]:
             owner, name, _, _, file = path.split("/", 4)
             if f"{owner}/{name}" in hub.gated:
                 return self.answer(403, {"X-Error-Code": "GatedRepo"})
+            if f"{owner}/{name}" not in hub.repositories:
+                return self.answer(404, {"X-Error-Code": "RepoNotFound"})
+            if not (hub.repositories[f"{owner}/{name}"] / file).is_file():
+                return self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             content = (hub.repositories[f"{owner}/{name}"] / file).read_bytes()
             etag = hashlib.sha256(content).hexdigest()
             return self.answer(200, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}, content)

@@ -79,6 +79,14 @@ def entries() -> Iterator[Model]:
             yield _entry(model_type, *chosen)
 
 
+def entry_of(model_type: str, name: str = "") -> Model | None:
+    """The entry of a type through its class ``name``, or through the one that is chosen for it; None if it has none."""
+    chosen = _chosen_class(model_type)
+    if name:
+        chosen = next((head for head in _heads(model_type) if head[1] == name), ("", name, "forward"))
+    return _entry(model_type, *chosen) if chosen else None
+
+
 def own_types() -> list[str]:
     """The model types that are models of their own.
 

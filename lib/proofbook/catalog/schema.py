@@ -114,6 +114,8 @@ class Model(Entry):
     tracked: bool = True
     # a folder for weights=local: a path, or package://IMPORT_NAME/PATH inside an installed package
     local: str | None = None
+    # whether the checkpoint's own code may run: its class is then that of its `auto_map`, for real weights only
+    trust_remote_code: bool = False
     tiny: Exception_ | None = None
     # inputs and parameters that this class takes and that move none of its outputs: patterns of names, and why
     idle: dict[str, Reason] = {}

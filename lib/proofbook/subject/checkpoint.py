@@ -18,10 +18,10 @@ from proofbook.compat import DTYPE
 from proofbook.subject.draw import build_model, library_blocks, model_class
 from proofbook.subject.hub import download
 from proofbook.subject.processors import align, build_processor, composite_class
+from proofbook.subject.remote_code import brought_class
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
 
-# one of these lies in the folder of a checkpoint that has a processor
 _PROCESSOR_FILES = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 
 
@@ -59,7 +59,7 @@ def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, l
         case Weights.LOCAL:
             return local_folder(spec, local)
         case Weights.HUB:
-            return download(spec.hub_id)
+            return download(spec.hub_id, code=spec.trust_remote_code)
 
 
 def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
@@ -138,9 +138,11 @@ def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementatio
         Blocked: the installed libraries don't have the class, or lack what it needs.
     """
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    own = {"trust_remote_code": True} if spec.trust_remote_code else {}
     with library_blocks(spec), _no_progress_bars():
-        model, astray = model_class(spec).from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen
+        kind = brought_class(folder, spec.model_class) if own else model_class(spec)
+        model, astray = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen, **own
         )
     mismatched = (f"{key}: {tuple(theirs)} for {tuple(ours)}" for key, theirs, ours in astray["mismatched_keys"])
     return Loaded(
@@ -161,4 +163,5 @@ def load_processor(spec: Model, folder: Path) -> Any:
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         return None
     with library_blocks(spec):
-        return (composite_class(spec) or AutoProcessor).from_pretrained(folder, local_files_only=True)
+        own = {"trust_remote_code": True} if spec.trust_remote_code else {}
+        return (composite_class(spec) or AutoProcessor).from_pretrained(folder, local_files_only=True, **own)

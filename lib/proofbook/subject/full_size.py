@@ -9,14 +9,17 @@ from proofbook.subject.draw import library_blocks, model_class
 from proofbook.subject.shrink import full_config
 
 
-def full_parameters(spec: Model) -> int:
-    """The parameters of the entry's class in the checkpoint's configuration, tied ones counted once.
+def full_parameters(spec: Model) -> int | None:
+    """The parameters of the entry's class in the checkpoint's configuration, tied ones counted once; None for a class
+    that the checkpoint brings itself.
 
     Raises:
         Blocked: the installed libraries can't build it.
     """
+    if spec.trust_remote_code:
+        return None
     kind = model_class(spec)
     with library_blocks(spec), torch.device("meta"), no_init_weights():
         model = kind(with_own_backbones(full_config(spec)))
         model.tie_weights()
-    return sum(parameter.numel() for parameter in model.parameters())
+    return int(sum(parameter.numel() for parameter in model.parameters()))

@@ -3,9 +3,10 @@
 import errno
 from pathlib import Path
 
-from huggingface_hub import constants, get_token, snapshot_download
+from huggingface_hub import constants, get_token, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -19,6 +20,7 @@ from proofbook.verdict import Blocked
 # configuration, tokenizer and processor; not the copies in other formats that subfolders hold
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja", "*.bpe"]
 _WEIGHTS = ["*.safetensors"]
+_CODE = ["*.py"]
 _OLD_WEIGHTS = ["pytorch_model*.bin"]
 _NOT = ["*/*", "*.fp16.*", "*.bf16.*"]
 
@@ -26,24 +28,38 @@ _NOT = ["*/*", "*.fp16.*", "*.bf16.*"]
 _HTTPError: type[Exception] = next(base for base in HfHubHTTPError.__bases__ if base is not OSError)
 
 
-def download(hub_id: str) -> Path:
+def download_config(hub_id: str) -> Path:
+    """A checkpoint's ``config.json`` in the hub's cache. Raises as :func:`download`."""
+    try:
+        return Path(hf_hub_download(hub_id, "config.json"))
+    except (OSError, HFValidationError, _HTTPError) as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise _without_config(hub_id) from error
+        raise blocked(hub_id, error) from error
+
+
+def download(hub_id: str, code: bool = False) -> Path:
     """The folder of a checkpoint in the hub's cache, downloaded where it is not there yet.
 
-    Configuration, weights, tokenizer and processor only. The client's own settings apply: ``HF_HOME``, ``HF_TOKEN``,
-    ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``.
+    Configuration, weights, tokenizer and processor only, and the checkpoint's own ``code`` where it is trusted. The
+    client's own settings apply: ``HF_HOME``, ``HF_TOKEN``, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE``.
 
     Raises:
         Blocked: it can't be had; the cause and the remedy are in words.
     """
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=_SMALL + _WEIGHTS, ignore_patterns=_NOT))
+        folder = Path(snapshot_download(hub_id, allow_patterns=_SMALL + _WEIGHTS + _CODE * code, ignore_patterns=_NOT))
         if not any(folder.glob("*.safetensors")):
             snapshot_download(hub_id, allow_patterns=_OLD_WEIGHTS, ignore_patterns=_NOT)
     except (OSError, HFValidationError, _HTTPError) as error:
         raise blocked(hub_id, error) from error
     if not (folder / "config.json").is_file():
-        raise Blocked(hub_id, "the repository has no config.json", "Check the entry's hub_id")
+        raise _without_config(hub_id)
     return folder
+
+
+def _without_config(hub_id: str) -> Blocked:
+    return Blocked(hub_id, "the repository has no config.json", "Check the entry's hub_id")
 
 
 def blocked(hub_id: str, error: Exception) -> Blocked:

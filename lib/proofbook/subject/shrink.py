@@ -34,6 +34,12 @@ def full_config(spec: Model) -> PreTrainedConfig:
         Blocked: the installed libraries don't have the model type.
         ValueError: ``config`` names what the class does not have, or gives it a value that it refuses.
     """
+    if spec.trust_remote_code:
+        raise Blocked(
+            f"the code of {spec.model_class}",
+            "it comes with the checkpoint, so that no tiny model can be made without it",
+            "Use weights=local or weights=hub",
+        )
     if spec.model_type not in CONFIG_MAPPING:
         check_needs(spec)
         raise Blocked(

@@ -255,6 +255,7 @@ class Case(Trial):
             input_hash=self.input_hash if encoded else None,
             rerun=self.rerun,
             versions=surroundings(self.target.device),
+            trust_remote_code=self.spec.trust_remote_code,
         )
 
     def check_records(self) -> list[CheckRecord]:
@@ -288,8 +289,8 @@ class Case(Trial):
                 ("target", f"{self.target.name}: {device}"),
                 ("weights", f"{self.weights}, seed {self.seed}"),
                 ("machine", machine()),
-                ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
                 ("environment", self.environment),
+                ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
                 ("rerun", code(self.rerun)),
             ]
         )

@@ -62,6 +62,8 @@ class CaseRecord(Record):
     notebook: str = ""
     rerun: str = ""
     versions: dict[str, str] = {}
+    # whether code of the checkpoint itself was run
+    trust_remote_code: bool = False
 
 
 def case_id(model: str, target: str, weights: Weights, environment: str = CURRENT) -> str:
