@@ -30,8 +30,8 @@ from proofbook.subject.video_processors import build_video_processor, with_stand
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
 _PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
 # a special token that a processor reads from its tokenizer, and one whose absence it is ready for
-_NAMED_TOKEN = re.compile(r"\btokenizer\.(?P<name>(?!add_)\w+_token)(?:_id)?\b")
-_LOOKED_FOR = re.compile(r"(?:has|get)attr\(\s*(?:self\.)?tokenizer, \"(?P<name>\w+_token)(?:_id)?\"")
+_NAMED_TOKEN = re.compile(r"\btokenizer(?:\.|, \")(?P<name>(?!add_)\w+_token)(?:_id)?\b")
+_LOOKED_FOR = re.compile(r"(?:has|get)attr\(\s*(?:self\.)?tokenizer, \"(?P<name>\w+_token)(?:_id)?\"(?!, None)")
 _TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision)\w*?)_token_(?:id|index)")
 
 # a dialogue of text, images and videos; for processors that need a template, where a checkpoint would bring its own

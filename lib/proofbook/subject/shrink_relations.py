@@ -138,7 +138,7 @@ def joined_heads(fields: Fields) -> None:
         fields.new["qk_head_dim"] = sum(fields.new[part] for part in parts)
 
 
-def pixel_windows(fields: Fields) -> None:
+def merged_windows(fields: Fields) -> None:
     """A window measured in pixels, where patches are merged, holds two merged patches a side."""
     merged, patch = fields.old.get("spatial_merge_size"), fields.old.get("patch_size")
     window = fields.old.get("window_size")
@@ -250,5 +250,6 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     rotary,
     attention_scale,
     pixel_windows,
+    merged_windows,
     labels,
 )

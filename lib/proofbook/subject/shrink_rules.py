@@ -43,7 +43,7 @@ class Role(Enum):
 
 # the first expression that matches a whole name decides; before all others those of names that look like another role's
 _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
-    (Role.KEEP, (".*_(layer|hook)_ids",)),
+    (Role.KEEP, (".*_(layer|hook)_ids", "patch_embed_hidden_size")),
     (Role.TOKEN, (".*_ids?", ".*_token_index", ".*_tokens")),
     (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram")),
     (Role.KEEP, ("num_(feat_extract|conv)_layers", "num_stages", "num_encoder_blocks", ".*block_configs")),

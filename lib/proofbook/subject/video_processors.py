@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, BatchFeature
 from transformers.utils import is_torchvision_available
 
 from proofbook.catalog import Model
@@ -103,6 +103,7 @@ class _WithStandIn:
         parts = {
             "video_processor": lambda: StandIn.from_dict((processor_dict or {}).get("video_processor") or {}),
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, **kwargs),
+            "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **kwargs),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **kwargs),
         }
         return [parts[name]() for name in processor_parts(cls)]  # type: ignore[no-untyped-call]

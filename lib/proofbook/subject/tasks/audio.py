@@ -1,5 +1,6 @@
 """Tasks on sound: speech to text, text to speech, sounds made, named and coded."""
 
+import inspect
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -193,6 +194,8 @@ def features(subject: Subject, rows: Sequence[Row], argument: str = "audio", **m
     more |= {"sampling_rate": rows[0].sampling_rate, "return_tensors": "pt"}
     if extractor is subject.processor:
         return dict(extractor(sounds, **more))
+    if "language" in inspect.signature(subject.processor.__call__).parameters:
+        more.setdefault("language", "en")
     return dict(subject.processor(**{argument: sounds}, **more))
 
 

@@ -14,12 +14,12 @@ import transformers
 
 from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
-from proofbook.subject.samples.images import clip, photographs
+from proofbook.subject.samples.images import clip
 from proofbook.subject.samples.texts import PROMPTS
 from proofbook.subject.tasks.audio import features, spoken_rows
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.tokens import forward_parameters, texts_of, tokenized
-from proofbook.subject.tasks.vision import pictures
+from proofbook.subject.tasks.vision import framed, pictures
 from proofbook.subject.tasks.vision_text import pad_before, without_prompt
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Forward(Task):
     def rows(self, subject: Subject) -> list[Row]:
         kinds = modalities(subject)
         heard = spoken_rows(subject) if "audio" in kinds else [Row()] * ROWS
-        seen = photographs()
+        seen = framed(subject)
         frames = lookup(subject.config, "num_frames", "frames_per_clip") or 4
         texts = PROMPTS[:ROWS]
         return [
@@ -220,6 +220,8 @@ _DERIVED: dict[str, _Derive] = {
     "visual_embeds": lambda s, name: _noise(name, STEPS, s.of("visual_embedding_dim")),
     # sound and spectra where no processor makes them
     "input_features": lambda s, name: _noise(name, STEPS, s.of("num_mel_bins", "num_mel_channels", "feature_size")),
+    # which patches a masked autoencoder hides
+    "noise": lambda s, name: _noise(name, (s.of("image_size") // s.of("patch_size")) ** 2),
     "noise_embeds": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
     "context_hidden_states": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
     "pixel_values": lambda s, name: _noise(

@@ -26,7 +26,7 @@ class _OfPhotographs(Task):
     unit = "images"
 
     def rows(self, subject: Subject) -> list[Row]:
-        return [Row(images=(photo,)) for photo in photographs()]
+        return [Row(images=(photo,)) for photo in framed(subject)]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         return Encoded(dict(subject.processor(images=pictures(rows), return_tensors="pt")), len(rows))
@@ -195,6 +195,12 @@ class ImageGeneration(_OfPhotographs):
         return Image.fromarray(rgb.reshape(size["height"], size["width"], 3))
 
 
+def framed(subject: Subject) -> list[Image.Image]:
+    """The photographs; resized to squares of option ``side`` pixels, for processors that keep the shape of pictures."""
+    side = subject.options.get("side")
+    return [photo.resize((side, side)) for photo in photographs()] if side else photographs()
+
+
 def pictures(rows: Sequence[Row]) -> list[Image.Image]:
     """The one picture of each row."""
     return [picture for row in rows for picture in row.images]
@@ -218,7 +224,8 @@ def best_boxes(found: Any, names: Any) -> list[Answer]:
     best = found["scores"].argsort(descending=True)[:BEST]
     return [
         {
-            "label": names[int(found["labels"][at])],
+            # some post-processing gives the words themselves
+            "label": label if isinstance(label := found["labels"][at], str) else names[int(label)],
             "score": float(found["scores"][at]),
             "box": [round(float(edge), 1) for edge in found["boxes"][at]],
         }

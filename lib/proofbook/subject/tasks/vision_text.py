@@ -109,7 +109,8 @@ class ImageToText(Task):
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
         written = model.generate(**encoded.inputs, max_new_tokens=_NEW_TOKENS, do_sample=False)
-        answers = without_prompt(written, encoded.inputs["input_ids"])
+        prompt = encoded.inputs.get("input_ids")  # some models read it off the picture
+        answers = written if prompt is None else without_prompt(written, prompt)
         return list(part_of(subject.processor, "tokenizer").batch_decode(answers, skip_special_tokens=True))
 
 
