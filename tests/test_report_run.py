@@ -81,10 +81,18 @@ def test_the_summary_names_each_case_with_its_verdict(run: Path) -> None:
         assert f'<span class="verdict {verdict}"' in html, verdict
 
 
+def test_the_summary_leads_to_the_coverage_and_back(run: Path) -> None:
+    assert "coverage.html" in Page(run / "site/index.html").addresses
+    page = Page(run / "site/coverage.html")
+    assert "index.html" in page.addresses and "cases/vision/fails@cpu.html" in page.addresses
+    assert "1 architecture: 0 pass on cpu." in page.text
+    assert "1 architecture: 0 pass on cpu." in (run / "coverage.md").read_text()
+
+
 def test_every_address_in_the_site_leads_somewhere_inside_it(run: Path) -> None:
     site = run / "site"
     pages = {path: Page(path) for path in site.rglob("*.html")}
-    assert len(pages) == 1 + len(FATES) - 1  # all but the case that never ran
+    assert len(pages) == 2 + len(FATES) - 1  # all but the case that never ran
     seen = 0
     for path, page in pages.items():
         for address in page.addresses:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def build_report(run_dir: Path) -> Path:
-    """Write ``summary.ipynb``, ``site/``, ``junit.xml`` and ``summary.md`` into a run's folder.
+    """Write ``summary.ipynb``, ``site/``, ``junit.xml``, ``summary.md`` and ``coverage.md`` into a run's folder.
 
     The run may be unfinished, and its notebooks damaged; an earlier report is replaced file by file.
 
@@ -18,6 +18,7 @@ def build_report(run_dir: Path) -> Path:
     from proofbook.batch.ledger import read_ledger
     from proofbook.files import write_atomic
     from proofbook.report.collect import Results
+    from proofbook.report.coverage import coverage_markdown
     from proofbook.report.junit import junit_xml
     from proofbook.report.markdown import summary_markdown
 
@@ -25,6 +26,7 @@ def build_report(run_dir: Path) -> Path:
     results = Results(run_dir, read_ledger(run_dir))
     write_atomic(run_dir / "junit.xml", junit_xml(results))
     write_atomic(run_dir / "summary.md", summary_markdown(results).encode("utf-8", "replace"))
+    write_atomic(run_dir / "coverage.md", coverage_markdown(results).encode("utf-8", "replace"))
     # these two bring in papermill and nbconvert
     from proofbook.report.site import build_site
     from proofbook.report.summary import execute_summary

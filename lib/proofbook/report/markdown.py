@@ -45,7 +45,7 @@ def _totals(results: Results) -> str:
         counts = Counter(case.verdict for case in cases)
         spent = duration(sum(case.seconds or 0 for case in cases))
         rows.append([name, str(len(cases)), *(str(counts[v] or "") for v in columns), spent])
-    return _table(head, rows)
+    return table_of(head, rows)
 
 
 def _failures(results: Results) -> str:
@@ -54,7 +54,7 @@ def _failures(results: Results) -> str:
     parts = []
     if short:
         rows = [[label(case.verdict), code(case.case), _why(results, case), code(case.rerun)] for case in short[:ROWS]]
-        parts.append(_table(["verdict", "case", "why", "rerun"], rows))
+        parts.append(table_of(["verdict", "case", "why", "rerun"], rows))
         if len(short) > ROWS:
             parts.append(f"… and {len(short) - ROWS} more, in the summary notebook.")
     if waiting:
@@ -75,15 +75,18 @@ def _blocked(results: Results) -> str:
         some = ", ".join(code(case.case) for case in cases[:5])
         which = some if len(cases) <= 5 else f"{some} and {len(cases) - 5} more"
         rows.append([plain(name, 100), plain(said, 300), str(len(cases)), which])
-    return _table(["what", "why, and what to do", "cases", "which"], rows) if rows else "Nothing: no case was blocked."
+    return (
+        table_of(["what", "why, and what to do", "cases", "which"], rows) if rows else "Nothing: no case was blocked."
+    )
 
 
 def _versions(results: Results) -> str:
     rows = [[plain(name, 60), plain("; ".join(said), 200)] for name, said in recorded_versions(results).items()]
-    return _table(["", ""], rows) if rows else "No case recorded any."
+    return table_of(["", ""], rows) if rows else "No case recorded any."
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table_of(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; the cells are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""The run as a static site: the summary, a page for each executed notebook, one style sheet; all links relative."""
+"""The run as a static site: the summary, the coverage, a page for each executed notebook; all links relative."""
 
 import re
 import shutil
@@ -12,11 +12,13 @@ from markupsafe import Markup
 from nbformat import NotebookNode
 
 from proofbook.report.collect import Results
+from proofbook.report.coverage import EXPLANATION, coverage_page
 from proofbook.report.markup import chip, clip
 from proofbook.report.pages import exporter, page, style_sheet
 from proofbook.workbook.html import SIGNS
 from proofbook.workbook.records import CaseRecord
 
+COVERAGE = "coverage.html"
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _CASE_LINK = re.compile(r'(href="cases/[^"#?]+)\.ipynb"')
 
@@ -33,6 +35,7 @@ def build_site(results: Results, summary: NotebookNode) -> Path:
         new.mkdir()
         _write(new / "style.css", style_sheet())
         _write(new / "index.html", _summary_page(results, summary))
+        _write(new / COVERAGE, _coverage_page(results))
         through = exporter(code=True)
         for case in results.cases:
             if results.link(case) is not None:
@@ -59,7 +62,17 @@ def _summary_page(results: Results, summary: NotebookNode) -> str:
     about = _about(results, "summary", f"{results.name} · proofbook", root="")
     # nbconvert makes a heading's anchor of its words
     about["links"] = [(title, f"#{title.replace(' ', '-')}") for title in _HEADING.findall(prose)]
+    about["links"].append(("Coverage by architecture", COVERAGE))
     return _CASE_LINK.sub(r'\1.html"', page(exporter(code=False), summary, about))
+
+
+def _coverage_page(results: Results) -> str:
+    shown = nbformat.v4.new_output("display_data", {"text/html": coverage_page(results).html})
+    prose = nbformat.v4.new_markdown_cell(f"# Coverage by architecture\n\n{EXPLANATION}")
+    about = _about(results, "coverage", f"coverage · {results.name} · proofbook", root="")
+    about["home"] = "← summary"
+    cells = [prose, nbformat.v4.new_code_cell(outputs=[shown])]
+    return _CASE_LINK.sub(r'\1.html"', page(exporter(code=False), nbformat.v4.new_notebook(cells=cells), about))
 
 
 def _about(results: Results, kind: str, title: str, root: str) -> dict[str, Any]:
