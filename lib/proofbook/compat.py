@@ -16,7 +16,6 @@ from transformers.models.auto import image_processing_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
 
 try:
     from transformers import PreTrainedConfig
@@ -30,6 +29,10 @@ try:
     from transformers.initialization import no_init_weights
 except ImportError:
     from transformers.modeling_utils import no_init_weights
+try:
+    from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
+except ImportError:
+    VIDEO_PROCESSOR_MAPPING_NAMES = {}
 try:
     from transformers.video_processing_utils import VideoProcessorMixin
 except ImportError:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from proofbook.catalog.environments import CURRENT, met
@@ -83,8 +84,9 @@ def interpreter_in(folder: Path) -> Path:
 
 
 def made() -> dict[str, Made]:
-    """The environments that can be used, by name."""
-    return {one.name: one for one in _found() if one.usable}
+    """The environments that can be used, by name, the newest release of transformers first."""
+    newest_first = sorted(_found(), key=lambda one: Version(one.versions["transformers"]), reverse=True)
+    return {one.name: one for one in newest_first if one.usable}
 
 
 def _found() -> Iterator[Made]:

@@ -82,12 +82,15 @@ def _create(wanted: Environment, folder: Path) -> Made:
     write_atomic(packages / "zz-proofbook-shared.pth", lines)
     _install(wanted, folder)
     _try(wanted, folder)
-    found = {canonicalize_name(one.metadata["Name"]): one.version for one in distributions(path=[str(packages)])}
+    found: dict[str, str] = {
+        canonicalize_name(one.metadata["Name"]): one.version for one in distributions(path=[str(packages)])
+    }
     result = Made(
         name=wanted.name,
         description=wanted.description,
         requirements=wanted.requirements,
-        versions=dict(sorted(found.items())),
+        # pip leaves out what is shared in the very release
+        versions=dict(sorted({**wanted.pins, **found}.items())),
         shares=shares,
     )
     _register_kernel(wanted.name, folder)

@@ -14,6 +14,8 @@ _RESNETS = {
     50: ([3, 4, 6, 3], "bottleneck", [256, 512, 1024, 2048]),
     101: ([3, 4, 23, 3], "bottleneck", [256, 512, 1024, 2048]),
 }
+# what DETR and its kin read of a ResNet, unless they say otherwise
+_LAST_STAGES = (1, 2, 3, 4)
 
 
 def with_own_backbones(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -23,6 +25,11 @@ def with_own_backbones(config: PreTrainedConfig) -> PreTrainedConfig:
         if isinstance(part, PreTrainedConfig):
             own = _own_resnet(part) if part.model_type == "timm_backbone" else None
             setattr(config, name, own or with_own_backbones(part))
+    if getattr(config, "use_timm_backbone", False) and config.backbone_config is None:
+        own = _own_resnet(config)  # 4 names a backbone without a configuration of its own
+        if own is not None:
+            config.use_timm_backbone, config.backbone, config.backbone_config = False, None, own
+            config.backbone_kwargs, config.use_pretrained_backbone = {}, False
     return config
 
 
@@ -35,6 +42,6 @@ def _own_resnet(backbone: PreTrainedConfig) -> ResNetConfig | None:
         depths=depths,
         layer_type=block,
         hidden_sizes=widths,
-        num_channels=backbone.num_channels,
-        out_indices=list(backbone.out_indices),
+        num_channels=getattr(backbone, "num_channels", 3),
+        out_indices=list(getattr(backbone, "out_indices", _LAST_STAGES)),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from proofbook.catalog import Model, Weights
@@ -164,4 +164,10 @@ def load_processor(spec: Model, folder: Path) -> Any:
         return None
     with library_blocks(spec):
         own = {"trust_remote_code": True} if spec.trust_remote_code else {}
-        return (composite_class(spec) or AutoProcessor).from_pretrained(folder, local_files_only=True, **own)
+        return (composite_class(spec) or _of_parts(folder)).from_pretrained(folder, local_files_only=True, **own)
+
+
+def _of_parts(folder: Path) -> Any:
+    """What reads a folder without a composite: transformers may map the model's type to one that has more parts."""
+    has_more = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    return AutoProcessor if has_more else AutoTokenizer

@@ -92,7 +92,10 @@ def composite_class(spec: Model) -> Any:
     the one that the model's own package defines."""
     name = (spec.tiny.processor.get("class") if spec.tiny else None) or PROCESSOR_MAPPING_NAMES.get(spec.model_type)
     if name:
-        return with_stand_in(getattr(transformers, name))
+        found = getattr(transformers, name)
+        # a decoder for speech shares the processor of whole models; it reads the tokenizer alone
+        hears = "feature_extractor" not in processor_parts(found) or feature_extractor_name(spec.model_type)
+        return with_stand_in(found) if hears else None
     package = model_type_to_module_name(spec.model_type)
     if package in CONFIG_MAPPING and package != spec.model_type:
         return None  # the package of a model that this one is a part of: its processor reads more
@@ -163,7 +166,7 @@ def _argument(name: str, config: PreTrainedConfig) -> Any:
         return int(lookup(config, "vision_feature_select_strategy") == "default")
     if name == "image_seq_len":
         return lookup(config, "resampler_n_latents") or _shuffled_patches(config)
-    return lookup(config, name)
+    return lookup(config, "image_size" if name == "img_size" else name)
 
 
 def _shuffled_patches(config: PreTrainedConfig) -> int:
@@ -229,8 +232,9 @@ def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any
             name = match["name"]
             spellings = (str(getattr(processor, f"{name}_token", "")), f"<{name}>", f"<|{name}|>")
             ids = [vocabulary[spelling] for spelling in spellings if spelling in vocabulary]
-            if ids:
-                setattr(part, attribute, ids[0])
+            written = getattr(processor, f"{name}_token_id", None)  # where it is another than the one that users write
+            if type(written) is int or ids:
+                setattr(part, attribute, written if type(written) is int else ids[0])
 
 
 def _chat_template(processor: Any) -> str:

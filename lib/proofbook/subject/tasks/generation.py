@@ -103,9 +103,29 @@ def _source(encoded: Encoded) -> dict[str, torch.Tensor]:
 
 
 def _generate(model: "PreTrainedModel", inputs: Mapping[str, torch.Tensor], **more: Any) -> torch.Tensor:
-    """Greedy decoding: batch × length, the prompt of a decoder-only model included."""
+    """Greedy decoding: batch × length, the prompt of a decoder-only model included.
+
+    Classes that the library left without ``generate`` when it took it out of the base class are called step by step.
+    """
+    if not hasattr(model, "generate"):
+        return _step_by_step(model, inputs)
     written: torch.Tensor = model.generate(**inputs, **more, max_new_tokens=NEW_TOKENS, do_sample=False, num_beams=1)
     return written
+
+
+def _step_by_step(model: "PreTrainedModel", inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Greedy decoding by whole forward calls, one a token, without a cache."""
+    decodes = model.config.is_encoder_decoder
+    name, ids = ("decoder_input_ids" if decodes else "input_ids"), inputs["input_ids"]
+    if decodes:
+        ids = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)
+    given = dict(inputs)
+    for _ in range(NEW_TOKENS):
+        following = model(**{**given, name: ids}).logits[:, -1].argmax(-1, keepdim=True)
+        ids = torch.cat([ids, following], dim=1)
+        if not decodes:
+            given["attention_mask"] = torch.cat([given["attention_mask"], torch.ones_like(following)], dim=1)
+    return ids
 
 
 def _decoder_inputs(subject: Subject, targets: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -62,8 +62,9 @@ class FillMask(Task):
     def _gap(subject: Subject) -> tuple[str, int]:
         """The token that marks a gap, and its id."""
         tokenizer = tokenizer_of(subject)
-        role = "question" if hasattr(tokenizer, "question_token") else "mask"
-        return getattr(tokenizer, f"{role}_token"), getattr(tokenizer, f"{role}_token_id")
+        question = getattr(subject.config, "question_token_id", None)
+        token_id = tokenizer.mask_token_id if question is None else question
+        return tokenizer.convert_ids_to_tokens(token_id), token_id
 
     @staticmethod
     def _candidates(subject: Subject, logits: torch.Tensor) -> list[Answer]:

@@ -145,6 +145,25 @@ def _marked_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     return _merges(cls, size, folder, pipeline)
 
 
+def _continued_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """The same, except that in the vocabulary it is the pieces before the last that are marked, as fairseq does."""
+    files = _marked_words(cls, size, folder)
+    vocabulary = Path(files["vocab_file"])
+    pieces, special = json.loads(vocabulary.read_text(encoding="utf-8")), _special(cls)
+    tokens = [token if token in special else _continued(token) for token in sorted(pieces, key=pieces.__getitem__)]
+    return {**files, "vocab_file": _save(vocabulary, _numbered(tokens))}
+
+
+def _continued(piece: str) -> str:
+    return piece.removesuffix("</w>") if piece.endswith("</w>") else f"{piece}@@"
+
+
+def _entities(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """Bytes for the words, and of the entities those that stand for any."""
+    entities = _numbered(["[MASK]", "[UNK]", "[PAD]", "[MASK2]"])
+    return {**_bytes(cls, size, folder), "entity_vocab_file": _save(folder / "entity_vocab.json", entities)}
+
+
 def _bytes(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     """A BPE on bytes, of those that occur: its vocabulary may have fewer tokens than there are bytes."""
     pipeline = Tokenizer(BPE())
@@ -171,7 +190,13 @@ _BY_FILES: dict[tuple[str, ...], Recipe] = {
     ("vocab_file.tokenizer",): _word_pieces,
     ("vocab_file.json",): _letters,
     ("merges_file.txt", "vocab_file.json"): _marked_words,
+    ("entity_vocab_file.json", "merges_file.txt", "vocab_file.json"): _entities,
     ("spm_file.model", "vocab_file.json"): _numbered_pieces,
     ("source_spm.spm", "target_spm.spm", "vocab.json"): _source_and_target,
 }
-_BY_CLASS: dict[str, Recipe] = {"EsmTokenizer": _proteins, "ClvpTokenizer": _bytes}
+_BY_CLASS: dict[str, Recipe] = {
+    "ClvpTokenizer": _bytes,
+    "EsmTokenizer": _proteins,
+    "Speech2Text2Tokenizer": _continued_words,
+    "XLMProphetNetTokenizer": _sentencepiece,
+}
