@@ -69,13 +69,14 @@ def parameters_matter(trial: Trial) -> Observation:
     lists = {
         "on no path to an output of this call": found.unused,
         "cancelled by what follows": cancelled,
-        "not asked, for time": found.unasked,
+        "not asked": found.unasked,
     }
     listed = [f"{title}: {', '.join(grouped(names))}" for title, names in lists.items() if names]
-    without = len(found.unused) + len(cancelled) + sum(found.weak[name] < NOTHING for name in weak)
+    without = len(found.unused) + len(cancelled) + len(weak) - len(judged.rest)
+    unasked = f", {len(found.unasked)} not asked" if found.unasked else ""
     return Observation(
         passed=not judged.wrong,
-        observed=f"{len(weak)} of {found.total} used and too weak, {without} without influence",
+        observed=f"{len(judged.rest)} of {found.total} used and too weak, {without} without influence{unasked}",
         allowed=f"0 that are used and move no output by {trial.tolerance.signal:g} times the error allowed",
         detail="; ".join([*judged.wrong, *judged.known, *listed]),
     )
@@ -87,6 +88,8 @@ class _Judged:
 
     wrong: list[str]
     known: list[str]
+    # the names that the entry does not know of
+    rest: list[str]
 
 
 def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, str]) -> _Judged:
@@ -104,7 +107,7 @@ def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, s
     if rest:
         most = max(dead[name] for name in rest)
         wrong.insert(0, f"without enough influence, {most:.2g} times at most: {', '.join(grouped(rest))}")
-    return _Judged(wrong, known)
+    return _Judged(wrong, known, rest)
 
 
 def _only_drawn(trial: Trial) -> None:
