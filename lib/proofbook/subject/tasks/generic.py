@@ -23,6 +23,7 @@ from proofbook.subject.tasks.vision import framed, pictures
 from proofbook.subject.tasks.vision_text import pad_before, without_prompt
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from transformers import PreTrainedModel
 
 ROWS = 3
@@ -47,7 +48,7 @@ class Forward(Task):
         return [
             Row(
                 text=texts[n] if "text" in kinds else None,
-                images=(seen[n],) if "images" in kinds else (),
+                images=_shown(subject, seen, n) if "images" in kinds else (),
                 video=clip(frames, n) if "videos" in kinds else None,
                 audio=heard[n].audio,
                 sampling_rate=heard[n].sampling_rate,
@@ -65,6 +66,11 @@ class Forward(Task):
         by_row = {name: one for name, one in outputs.items() if one.dim() and one.shape[0] == len(rows)}
         shown = list((by_row or outputs).items())[:DESCRIBED]
         return [{name: _described(one[row] if by_row else one) for name, one in shown} for row in range(len(rows))]
+
+
+def _shown(subject: Subject, seen: Sequence["Image"], row: int) -> tuple["Image", ...]:
+    """The picture of a row; with option ``pairs`` also the next one, for models that match the two."""
+    return (seen[row], seen[(row + 1) % ROWS]) if subject.options.get("pairs") else (seen[row],)
 
 
 class AudioTextToText(Forward):
@@ -112,7 +118,8 @@ def processed(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
     if processor is part_of(processor, "tokenizer"):
         return dict(tokenized(subject, texts_of(rows)))
     if processor is part_of(processor, "image_processor"):
-        return dict(processor(clips or pictures(rows), return_tensors="pt"))
+        paired = [list(row.images) for row in rows] if subject.options.get("pairs") else None
+        return dict(processor(clips or paired or pictures(rows), return_tensors="pt"))
     if processor is part_of(processor, "feature_extractor"):
         return features(subject, rows)
     given: dict[str, Any] = {}
@@ -220,6 +227,9 @@ _DERIVED: dict[str, _Derive] = {
     "visual_embeds": lambda s, name: _noise(name, STEPS, s.of("visual_embedding_dim")),
     # sound and spectra where no processor makes them
     "input_features": lambda s, name: _noise(name, STEPS, s.of("num_mel_bins", "num_mel_channels", "feature_size")),
+    "pixel_values_videos": lambda s, name: _noise(
+        name, s.of("frames_per_clip", "num_frames"), 3, *(s.of("crop_size", "image_size", default=64),) * 2
+    ),
     # which patches a masked autoencoder hides
     "noise": lambda s, name: _noise(name, (s.of("image_size") // s.of("patch_size")) ** 2),
     "noise_embeds": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
