@@ -153,6 +153,8 @@ def with_derived(subject: Subject, made: Mapping[str, Any]) -> dict[str, Any]:
     for name, parameter in inspect.signature(kind.forward).parameters.items():
         if name in inputs or name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
+        if name.endswith("_mask") and parameter.default is not parameter.empty:
+            continue  # without one, all is there
         derive = _DERIVED.get(name)
         if derive is not None and (value := derive(_Sizes(subject.config, inputs), name)) is not None:
             inputs[name] = value
