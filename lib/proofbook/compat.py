@@ -11,7 +11,6 @@ from typing import Any
 
 import transformers
 from packaging.version import Version
-from transformers import AutoConfig
 from transformers.models.auto import image_processing_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
@@ -44,6 +43,7 @@ __all__ = [
     "SubConfig",
     "TokenizersBackend",
     "VideoProcessorMixin",
+    "as_argument",
     "declared",
     "feature_extractor_name",
     "image_processor_names",
@@ -56,6 +56,7 @@ __all__ = [
     "sub_configs_defaults",
     "tokenizer_class",
     "tokenizer_name",
+    "usual_of",
     "video_processor_name",
 ]
 
@@ -90,13 +91,23 @@ def sub_configs_defaults(kind: Any) -> Mapping[str, Any]:
     own = getattr(kind, "sub_configs_defaults", None)
     if own is not None:
         return dict(own)
-    usual = kind()  # of some classes only an instance knows its parts
+    usual = usual_of(kind)  # of some classes only an instance knows its parts
     parts = {name: getattr(usual, name, None) for name in usual.sub_configs}
     return {
-        name: SubConfig(AutoConfig, part.model_type, part.to_diff_dict())
+        name: SubConfig(type(part), part.model_type, part.to_diff_dict())
         for name, part in parts.items()
         if isinstance(part, PreTrainedConfig)
     }
+
+
+def usual_of(kind: Any) -> Any:
+    """What a configuration class makes of no arguments; one without fields where 4 can't make it without its parts."""
+    return PreTrainedConfig() if _IS_4 and getattr(kind, "has_no_defaults_at_init", False) else kind()
+
+
+def as_argument(part: Any) -> Any:
+    """A part of a configuration as the class of the whole takes it: 4 takes the mapping of its fields."""
+    return part.to_dict() if _IS_4 else part
 
 
 def own_arguments(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:

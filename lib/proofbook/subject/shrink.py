@@ -18,7 +18,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING
 
 from proofbook.catalog import Model
-from proofbook.compat import PreTrainedConfig, declared, own_arguments, sub_configs_defaults
+from proofbook.compat import PreTrainedConfig, as_argument, declared, own_arguments, sub_configs_defaults, usual_of
 from proofbook.subject.backbones import with_own_backbones
 from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink_depth import cut
@@ -78,7 +78,8 @@ class _Node:
     arguments: dict[str, Any]
 
     def construct(self) -> PreTrainedConfig:
-        return self.kind(**{name: v.construct() if isinstance(v, _Node) else v for name, v in self.arguments.items()})
+        parts = {name: as_argument(v.construct()) for name, v in self.arguments.items() if isinstance(v, _Node)}
+        return self.kind(**{**self.arguments, **parts})
 
 
 class _Tree:
@@ -137,7 +138,7 @@ def _node(config: PreTrainedConfig, tree: _Tree) -> _Node:
     stored = config.attribute_map  # by the name that a class declares
     known = {stored.get(name, name) for name in declared(type(config))} | set(sub_configs_defaults(type(config)))
     # those of backbones, which no class declares, and those given beside the declared ones
-    known |= {"_out_indices"} | vars(config).keys() - vars(type(config)()).keys()
+    known |= {"_out_indices"} | vars(config).keys() - vars(usual_of(type(config))).keys()
     old = {name: value for name, value in vars(config).items() if name in known - _LEFT_OUT}
     common = {own: name for name, own in config.attribute_map.items()}
     new = _fields(old, common, tree)

@@ -4,7 +4,7 @@ import re
 
 from transformers import PreTrainedTokenizerBase
 
-from proofbook.compat import PreTrainedConfig
+from proofbook.compat import PreTrainedConfig, usual_of
 from proofbook.subject.tokenizers.choice import text_first
 
 _ROLES = ("pad", "bos", "eos", "unk", "sep", "cls", "mask", "question")
@@ -37,7 +37,7 @@ def align_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _align(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    usual = type(config)()
+    usual = usual_of(type(config))
     for name in list(vars(config)):
         if match := _NAMED.fullmatch(name):
             # a role that the architecture leaves open gets no stand-in

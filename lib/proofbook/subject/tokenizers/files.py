@@ -60,7 +60,7 @@ def _root() -> TemporaryDirectory[str]:
 
 def _files(cls: TokenizerClass) -> tuple[str, ...]:
     """What a class reads: the arguments that name files, each with the extension of its file."""
-    ignored = ("tokenizer_file", "tokenizer_config_file", "target_vocab_file")
+    ignored = ("tokenizer_file", "tokenizer_config_file", "target_vocab_file", "normalizer_file")
     names = cls.vocab_files_names.items()
     return tuple(sorted(argument + Path(name).suffix for argument, name in names if argument not in ignored))
 
