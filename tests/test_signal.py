@@ -127,6 +127,12 @@ def test_one_bit_of_a_mask_of_tokens_and_the_end_of_a_mask_of_samples() -> None:
     assert samples.sum(dim=1).tolist() == [14, 10]
 
 
+def test_a_mask_of_floating_numbers_is_flipped_and_not_blurred() -> None:
+    mask = torch.ones(2, 8, 4)
+    change = vary("past_observed_mask", {"past_observed_mask": mask}).value
+    assert set(change.flatten().tolist()) == {0.0, 1.0}
+
+
 def test_noise_spares_padding() -> None:
     pixels = torch.randn(2, 3, 16, 16)
     pixels[1] = 0

@@ -52,10 +52,10 @@ def vary(name: str, inputs: Mapping[str, Any], kept: Collection[int] = ()) -> Ch
     value: Tensor = inputs[name]
     if value.dim() < 2 or not value.numel():
         raise Fixed("has no positions")
-    if value.is_floating_point():
-        return _noisy(value)
     if "mask" in name and bool(((value == 0) | (value == 1)).all()):
         return _flipped(value) if value.dim() > 2 or _of_tokens(value, inputs) else _shortened(value)
+    if value.is_floating_point():
+        return _noisy(value)
     if _LAYOUT.search(name):
         raise Fixed("says how other inputs are laid out")
     return _exchanged(value, _visible(value, inputs), kept if value.dim() == 2 else ())
