@@ -12,7 +12,7 @@ import nbformat
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from proofbook.catalog import Category, load_catalog
+from proofbook.catalog import Category
 from proofbook.paths import params_dir
 
 PARAMETERS = """\
@@ -120,7 +120,6 @@ def write_workbook(root: Path) -> Path:
     slow = {"description": "eight slow cases", "cases": [{"model": f"slow{number}"} for number in range(1, 9)]}
     quick = {"description": "one case", "time_limit": 60, "cases": [{"model": "passes"}]}
     (params / "suites.yaml").write_text(yaml.safe_dump({"suites": {"slow": slow, "smoke": quick}}))
-    load_catalog.cache_clear()
     return root
 
 

@@ -121,7 +121,6 @@ def test_a_config_file_is_added_and_shown(add: Callable[..., tuple[int, str]], w
     assert after[len(before) :].strip() in said
     entry = yaml.safe_load(after)["models"]["small-llama"]
     assert entry["config"] == {"vocab_size": 1000, "num_key_value_heads": 4}
-    load_catalog.cache_clear()
     assert load_catalog(workbook / "params").model("small-llama").task == "text-generation"
 
 
@@ -197,11 +196,7 @@ def test_its_own_code_needs_the_flag_and_is_recorded(
     assert loaded.model(input_ids=torch.tensor([[1]]))["logits"].tolist() == [[[4, 5, 6, 7]]]
     with pytest.raises(Blocked, match="weights=local or weights=hub"):
         checkpoint_folder(spec, Weights.TINY, 0, tmp_path / "tiny")
-    load_catalog.cache_clear()
-    try:
-        assert Case("own", weights="local").case_record().trust_remote_code
-    finally:
-        load_catalog.cache_clear()
+    assert Case("own", weights="local").case_record().trust_remote_code
     assert not Case("bert").case_record().trust_remote_code
 
 

@@ -25,6 +25,14 @@ def test_the_tracked_models_are_164_in_seven_categories() -> None:
     assert {model.category for model in tracked} == set(Category) - {Category.OTHER}
 
 
+def test_a_file_that_changes_is_read_again(params: Path) -> None:
+    before = load_catalog(params)
+    assert load_catalog(params) is before
+    targets = params / "targets.yaml"
+    targets.write_text(targets.read_text().replace("cpu-bf16:", "cpu-half:"))
+    assert "cpu-half" in load_catalog(params).targets
+
+
 def test_every_category_has_its_notebook_and_its_file() -> None:
     for category in Category:
         assert (workbook_root() / "notebooks" / f"{category}.ipynb").is_file()

@@ -168,7 +168,6 @@ def test_damaged_params_a_damaged_plan_and_no_workbook_are_named(
     assert (status, "plan.json can't be used: cases.0.model" in said) == (2, True)
     targets = workbook / "params" / "targets.yaml"
     targets.write_text(targets.read_text().replace("dtype:", "dtipe:", 1))
-    load_catalog.cache_clear()
     status, said = proofbook("list", "targets")
     assert (status, f"{targets}: targets.cpu.dtype: missing" in said) == (2, True)
     monkeypatch.setenv("PROOFBOOK_ROOT", str(workbook / "params"))

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,7 +76,6 @@ class Catalog:
         return _named("suite", name, self.suites)
 
 
-@cache
 def load_catalog(folder: Path | None = None) -> Catalog:
     """Read and check every file of ``params/``.
 
@@ -87,6 +86,17 @@ def load_catalog(folder: Path | None = None) -> Catalog:
         ParamsError: a file is missing, is not YAML, or says something that is not allowed.
     """
     folder = folder or params_dir()
+    return _load(folder, _stamp(folder))
+
+
+def _stamp(folder: Path) -> tuple[object, ...]:
+    """What changes when a file below the folder does."""
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*.yaml")))
+    return tuple((path, status.st_mtime_ns, status.st_size) for path, status in files)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path, stamp: tuple[object, ...]) -> Catalog:
     models: dict[str, Model] = {}
     for category in Category:
         path = folder / "models" / f"{category}.yaml"
