@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from proofbook.checks.localise import first_divergence, walk
+from proofbook.checks.localise import first_divergence, steepest, walk
 
 
 class Block(nn.Module):
@@ -35,6 +35,7 @@ def test_the_module_with_the_fault_is_named_and_not_those_behind_it() -> None:
     found = first_divergence(steps, floor=1e-5)
     assert found is not None
     assert found.module == "2.act"
+    assert steepest(steps, floor=1e-5) == found
     assert next(step for step in steps if step.module == "3.inner").inputs > 1e-3
 
 

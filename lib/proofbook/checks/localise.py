@@ -60,6 +60,11 @@ def first_divergence(steps: list[Step], floor: float) -> Step | None:
     return None
 
 
+def steepest(steps: list[Step], floor: float) -> Step | None:
+    """The call that multiplies the error of its inputs the most; inputs nearer than the floor count as that far."""
+    return max(steps, key=lambda step: step.outputs / max(step.inputs, floor), default=None)
+
+
 Recording = dict[tuple[str, int], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
 
 

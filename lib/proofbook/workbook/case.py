@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from proofbook.catalog import Weights, load_catalog
-from proofbook.checks.localise import first_divergence, walk
+from proofbook.checks.localise import Step as ModuleCall
+from proofbook.checks.localise import first_divergence, steepest, walk
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
 from proofbook.environments import own_name
@@ -166,12 +167,13 @@ class Case(Trial):
             return Html("<p>No comparison failed.</p>", "No comparison failed.")
         dtype = getattr(torch, self.target.dtype)
         steps = walk(self._called(self.model), self.inputs, dtype)
-        first = first_divergence(steps, self.tolerance.largest * torch.finfo(dtype).eps)
+        eps = torch.finfo(dtype).eps
+        first = first_divergence(steps, self.tolerance.largest * eps)
+        most = steepest(steps, self.tolerance.smallest * eps)
         found = facts(
             [
-                ("first module to diverge", code(f"{first.module} ({first.kind})") if first else "none by itself"),
-                ("inputs off by", f"{first.inputs:.2g}" if first else ""),
-                ("outputs off by", f"{first.outputs:.2g}" if first else ""),
+                ("first module to diverge", _told(first) if first else "none by itself"),
+                ("module that adds most", _told(most) if most else "none"),
             ]
         )
         rows = [
@@ -308,6 +310,10 @@ class Case(Trial):
         if why.verdict is Verdict.BLOCKED:
             return Finding(check, Verdict.BLOCKED, 0.0, observed=why.observed, detail=why.detail)
         return Finding(check, Verdict.NOT_RUN, 0.0, detail="the model did not load")
+
+
+def _told(call: ModuleCall) -> str:
+    return f"{call.module} ({call.kind}): inputs off by {call.inputs:.2g}, outputs by {call.outputs:.2g}"
 
 
 def _of_any(config: Any, name: str) -> Any:
