@@ -19,7 +19,7 @@ CHECKS = {check.name: check for check in registered()}
 def trial_of(model: str, target: str = "cpu", weights: Weights = Weights.TINY) -> Trial:
     catalog = load_catalog()
     chosen = catalog.target(target)
-    return Trial(catalog.model(model), chosen, weights, 0, catalog.tolerances[chosen.dtype])
+    return Trial(catalog.model(model), chosen, weights, 0, catalog.tolerances)
 
 
 def verdict(name: str, trial: Trial) -> Verdict:

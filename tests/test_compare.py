@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofbook.catalog import load_catalog
-from proofbook.checks.compare import compare, compare_all
+from proofbook.checks.compare import Errors, compare, compare_all, errors_between
 
 FLOAT32 = load_catalog().tolerances["float32"]
 
@@ -16,6 +16,10 @@ FLOAT32 = load_catalog().tolerances["float32"]
 def noisy(truth: torch.Tensor, error: float) -> torch.Tensor:
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return (truth + noise * error).to(truth.dtype)
+
+
+def floor_of(floor: torch.Tensor, truth: torch.Tensor) -> Errors:
+    return errors_between({"x": floor}, {"x": truth}, FLOAT32)["x"]
 
 
 @pytest.fixture
@@ -29,25 +33,25 @@ def test_rounding_passes(truth: torch.Tensor) -> None:
 
 def test_an_error_of_the_floors_size_passes_and_ten_times_it_fails(truth: torch.Tensor) -> None:
     floor = noisy(truth, 1e-5)
-    assert compare("x", noisy(truth, -1e-5), truth, FLOAT32, floor).passed
-    assert not compare("x", noisy(truth, 1e-4), truth, FLOAT32, floor).passed
+    assert compare("x", noisy(truth, -1e-5), truth, FLOAT32, floor_of(floor, truth)).passed
+    assert not compare("x", noisy(truth, 1e-4), truth, FLOAT32, floor_of(floor, truth)).passed
 
 
 def test_a_floor_that_is_itself_wrong_excuses_nothing(truth: torch.Tensor) -> None:
     wrong = noisy(truth, 0.1)
-    assert not compare("x", wrong, truth, FLOAT32, wrong).passed
+    assert not compare("x", wrong, truth, FLOAT32, floor_of(wrong, truth)).passed
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.999, -1.0])
 def test_a_wrong_scale_fails_where_a_correlation_would_pass(truth: torch.Tensor, factor: float) -> None:
-    assert not compare("x", truth * factor, truth, FLOAT32, truth.float()).passed
+    assert not compare("x", truth * factor, truth, FLOAT32, floor_of(truth.float(), truth)).passed
 
 
 def test_one_wrong_element_among_many_fails_where_the_rmse_would_pass() -> None:
     truth = torch.randn(512, 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     actual = truth.float().clone()
     actual[300, 7] += 0.05
-    result = compare("x", actual, truth, FLOAT32, truth.float())
+    result = compare("x", actual, truth, FLOAT32, floor_of(truth.float(), truth))
     assert not result.passed
     assert result.errors is not None
     assert result.errors.at == (300, 7)
@@ -57,7 +61,7 @@ def test_one_wrong_element_among_many_fails_where_the_rmse_would_pass() -> None:
 def test_a_value_that_is_not_finite_fails_where_truth_is(truth: torch.Tensor, value: float) -> None:
     actual = truth.float().clone()
     actual[1, 2, 3] = value
-    assert not compare("x", actual, truth, FLOAT32, truth.float()).passed
+    assert not compare("x", actual, truth, FLOAT32, floor_of(truth.float(), truth)).passed
 
 
 def test_masked_values_are_equal_whatever_lowest_value_the_dtype_fills_in() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from proofbook.checks.compare import Comparison, compare
+from proofbook.checks.compare import Comparison
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
 
@@ -46,28 +46,14 @@ def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Te
         alone = single.get(name)
         if alone is None or not together.dim() or together.shape[0] != size or alone.shape[0] != 1:
             continue
-        part, reference = (
-            _row_of(together, row, size, alone),
-            _row_of(trial.floor.get(name), row, size, alone),
-        )
-        truth = trial.truth.outputs.get(name)
-        true = _row_of(truth, row, size, alone)
-        if part is None:
-            continue
-        # both sides carry rounding of their own: the floor of the batch bounds what may lie between them
-        shifted = (
-            part + (reference - true)
-            if reference is not None and true is not None and part.is_floating_point()
-            else None
-        )
-        comparisons.append(compare(f"{name}, row {row}", alone[0], part, trial.tolerance, shifted))
+        part = _row_of(together, row, size, alone)
+        if part is not None:
+            comparisons += trial.agree({name: alone[0]}, {name: part}, f", row {row}")
     return comparisons
 
 
-def _row_of(tensor: torch.Tensor | None, row: int, size: int, alone: torch.Tensor) -> torch.Tensor | None:
+def _row_of(tensor: torch.Tensor, row: int, size: int, alone: torch.Tensor) -> torch.Tensor | None:
     """Row ``row`` of a batch's output; a square of rows × rows (similarities) gives its diagonal entry."""
-    if tensor is None or not tensor.dim() or tensor.shape[0] != size:
-        return None
     part = tensor[row]
     if part.shape != alone.shape[1:] and part.dim() and part.shape[0] == size and alone.shape[1] == 1:
         part = part[row : row + 1]

@@ -50,7 +50,7 @@ def compare(
     actual: torch.Tensor,
     expected: torch.Tensor,
     tolerance: Tolerance,
-    floor: torch.Tensor | None = None,
+    floor: Errors | None = None,
 ) -> Comparison:
     """Hold one output against its truth.
 
@@ -62,7 +62,8 @@ def compare(
         actual: the tensor judged.
         expected: its truth, of the same shape.
         tolerance: for the dtype in which ``actual`` was computed.
-        floor: the same output by the reference execution in that dtype; without it only rounding is allowed.
+        floor: how far that output of the reference execution in that dtype lies from truth (:func:`errors_between`);
+            without it only rounding is allowed.
     """
     shape = tuple(actual.shape)
     if shape != tuple(expected.shape):
@@ -77,12 +78,7 @@ def compare(
     finite = torch.isfinite(expected)
     errors = _errors(actual, expected, finite)
     scale = _rms(expected[finite])
-    allowed = _allowed(
-        tolerance,
-        scale,
-        expected,
-        _errors(_standard(floor, tolerance), expected, finite) if floor is not None else None,
-    )
+    allowed = _allowed(tolerance, scale, expected, floor)
     over = [
         f"{norm} {error:.3g} > {bound:.3g}"
         for norm, error, bound in zip(
@@ -97,19 +93,32 @@ def compare_all(
     actual: Mapping[str, torch.Tensor],
     expected: Mapping[str, torch.Tensor],
     tolerance: Tolerance,
-    floor: Mapping[str, torch.Tensor] | None = None,
+    floor: Mapping[str, Errors] | None = None,
 ) -> list[Comparison]:
-    """Hold every output against its truth; an output that only one side has fails."""
+    """Hold every output against what it should be; an output that only one side has fails."""
     comparisons = []
     for name in [*expected, *(name for name in actual if name not in expected)]:
         if name not in actual or name not in expected:
             tensor = expected[name] if name in expected else actual[name]
-            side = "missing" if name in expected else "not in truth"
+            side = "missing" if name in expected else "not expected"
             comparisons.append(Comparison(name, tuple(tensor.shape), False, side))
         else:
-            reference = floor.get(name) if floor else None
-            comparisons.append(compare(name, actual[name], expected[name], tolerance, reference))
+            noise = floor.get(name) if floor else None
+            comparisons.append(compare(name, actual[name], expected[name], tolerance, noise))
     return comparisons
+
+
+def errors_between(
+    actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], tolerance: Tolerance
+) -> dict[str, Errors]:
+    """How far floating outputs lie from what they should be, by name, where both sides have one of that shape."""
+    found = {}
+    for name, tensor in expected.items():
+        other = actual.get(name)
+        if other is not None and other.shape == tensor.shape and tensor.is_floating_point():
+            true = _standard(tensor, tolerance)
+            found[name] = _errors(_standard(other, tolerance), true, torch.isfinite(true))
+    return found
 
 
 def differing(expected: Mapping[str, torch.Tensor], actual: Mapping[str, torch.Tensor]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from proofbook.catalog import Tolerance
-from proofbook.checks.compare import compare
+from proofbook.checks.compare import Errors, compare
 from proofbook.checks.truth import CALL_SEED, in_dtype
 from proofbook.checks.vary import Change
 from proofbook.runtimes.outputs import attached, flatten
@@ -26,29 +26,11 @@ STEPS = 24
 
 @dataclass(frozen=True)
 class Measure:
-    """Outputs before a change, and the error allowed in them.
-
-    ``shifted`` is ``outputs`` plus the noise floor: what an execution as noisy as the floor might give.
-    """
+    """Outputs before a change, and what the error allowed in them follows from: their noise floor."""
 
     outputs: Mapping[str, Tensor]
-    shifted: Mapping[str, Tensor]
+    noise: Mapping[str, Errors]
     tolerance: Tolerance
-
-    @classmethod
-    def of(
-        cls, outputs: Mapping[str, Tensor], floor: Mapping[str, Tensor], truth: Mapping[str, Tensor], by: Tolerance
-    ) -> "Measure":
-        """Measure changes of ``outputs``; ``floor`` and ``truth`` give the noise of each."""
-        shifted = {}
-        for name, tensor in outputs.items():
-            noisy, true = floor.get(name), truth.get(name)
-            if noisy is None or true is None or not tensor.is_floating_point():
-                continue
-            if noisy.shape == true.shape == tensor.shape:
-                # in float64, for the sum must not round the noise away
-                shifted[name] = tensor.double() + torch.nan_to_num(noisy.double() - true.double())
-        return cls(outputs, shifted, by)
 
     def moved(
         self,
@@ -65,9 +47,8 @@ class Measure:
             after = outputs.get(name)
             if after is None or after.shape != before.shape:
                 return math.inf  # the change decides what comes out at all
-            shifted = self.shifted.get(name)
-            floor = select(shifted) if shifted is not None else None
-            largest = max(largest, compare(name, select(after), select(before), self.tolerance, floor).ratio)
+            moved = compare(name, select(after), select(before), self.tolerance, self.noise.get(name))
+            largest = max(largest, moved.ratio)
             if largest >= enough:
                 break
         return largest

@@ -3,6 +3,8 @@
 import hashlib
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
-from proofbook.checks.compare import Comparison, compare_all
+from proofbook.checks.compare import Comparison, Errors, compare_all, errors_between
 from proofbook.checks.padding import without_padding
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, truth_of
 from proofbook.measure.latency import Latency, time_calls
@@ -34,13 +36,19 @@ class Trial:
     """
 
     def __init__(
-        self, spec: Model, target: Target, weights: Weights, seed: int, tolerance: Tolerance, local: str = ""
+        self,
+        spec: Model,
+        target: Target,
+        weights: Weights,
+        seed: int,
+        tolerances: Mapping[str, Tolerance],
+        local: str = "",
     ) -> None:
         self.spec = spec
         self.target = target
         self.weights = weights
         self.seed = seed
-        self.tolerance = tolerance
+        self.tolerances = tolerances
         self.local = local
         self._scratch = tempfile.TemporaryDirectory(prefix="proofbook-")
 
@@ -65,6 +73,11 @@ class Trial:
     def session(self) -> Session:
         """The model made ready on the target."""
         return runtime_of(self.target).prepare(self._called(self.loaded.model), self.target)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """How far outputs in the target's dtype may lie from truth."""
+        return self.tolerances[self.target.dtype]
 
     @property
     def model(self) -> Any:
@@ -135,6 +148,12 @@ class Trial:
         return floor_outputs(self._called(self.model), self.inputs, getattr(torch, self.target.dtype))
 
     @cached_property
+    def noise(self) -> dict[str, Errors]:
+        """The noise floor: how far each floating output of ``floor`` lies from truth, padded positions left out."""
+        floor, truth = (without_padding(each, self.inputs) for each in (self.floor, self.truth.outputs))
+        return errors_between(floor, truth, self.tolerance)
+
+    @cached_property
     def answers(self) -> list[Any]:
         """The answer to each row, as a user's pipeline gives it."""
         with torch.no_grad():
@@ -159,19 +178,35 @@ class Trial:
         Attention weights are compared where the target returns them; of all implementations only eager does.
         """
         true = {n: t for n, t in self.truth.outputs.items() if n in self.outputs or "attention" not in n}
-        actual, expected, floor = (without_padding(each, self.inputs) for each in (self.outputs, true, self.floor))
-        return compare_all(actual, expected, self.tolerance, floor)
+        actual, expected = (without_padding(each, self.inputs) for each in (self.outputs, true))
+        return compare_all(actual, expected, self.tolerance, self.noise)
 
-    def run(self, inputs: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
+    def agree(
+        self, actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], note: str = ""
+    ) -> list[Comparison]:
+        """Hold two executions on the target against each other that should give the same; both have every output named.
+
+        Each rounds in its own way, so that the floor of the batch's outputs bounds what may lie between them. The
+        names are those of outputs or, with other shapes, of parts of them.
+        """
+        return [
+            replace(one, name=f"{one.name}{note}") for one in compare_all(actual, expected, self.tolerance, self.noise)
+        ]
+
+    def run(self, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
         """Call the model on the target: with these inputs, or with the batch."""
         torch.manual_seed(CALL_SEED)
         return self.session.run(self.inputs if inputs is None else inputs)
 
-    def run_with(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Call another model on the target with the batch."""
+    def run_with(self, model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
+        """Call another model on the target: with these inputs, or with the batch."""
         session = runtime_of(self.target).prepare(self._called(model), self.target)
         torch.manual_seed(CALL_SEED)
-        return session.run(self.inputs)
+        return session.run(self.inputs if inputs is None else inputs)
+
+    def reload(self, dtype: str = "", attention: str | None = None) -> Any:
+        """Another model of the checkpoint: in the target's dtype or another, with an implementation of attention."""
+        return load_model(self.spec, self.folder, getattr(torch, dtype or self.target.dtype), attention).model
 
     def _called(self, model: nn.Module) -> nn.Module:
         """The module whose forward the task calls: the model itself unless the task names a part."""

@@ -91,7 +91,7 @@ class Case(Trial):
         transformers.utils.logging.disable_progress_bar()  # a bar a load is all that a reader would see
         catalog = load_catalog()
         aim = catalog.target(target)
-        super().__init__(catalog.model(model), aim, Weights(weights), int(seed), catalog.tolerances[aim.dtype], folder)
+        super().__init__(catalog.model(model), aim, Weights(weights), int(seed), catalog.tolerances, folder)
         self.run_name = run
         self.chosen = chosen(checks)
         self.environment = own_name()
