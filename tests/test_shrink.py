@@ -236,3 +236,20 @@ def test_parts_fill_the_whole(parts: list[int], total: int) -> None:
     small = apportion(parts, total)
     assert sum(small) == total
     assert min(small) >= 1
+
+
+def test_the_axes_of_positions_share_a_head_in_the_proportions_of_the_code() -> None:
+    rope = full_config(entry("glm4v", "Glm4vForConditionalGeneration")).text_config.rope_parameters
+    assert rope["mrope_section"] == [16, 24, 24]  # of 64 pairs of a head of 128, where the code says 8, 12 and 12
+    small = tiny_config(entry("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration")).text_config
+    assert sum(small.rope_parameters["mrope_section"]) == small.hidden_size // small.num_attention_heads // 2
+
+
+def test_a_head_that_the_class_leaves_open_has_its_share_of_the_hidden_width() -> None:
+    config = full_config(entry("ministral", "MinistralForCausalLM"))
+    assert config.head_dim == config.hidden_size // config.num_attention_heads
+
+
+def test_a_model_that_takes_pictures_has_the_part_that_reads_them() -> None:
+    assert full_config(entry("gemma4", "Gemma4ForConditionalGeneration")).vision_config is not None
+    assert full_config(entry("gemma4", "Gemma4ForCausalLM")).vision_config is None

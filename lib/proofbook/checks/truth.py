@@ -79,11 +79,12 @@ def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtyp
 
 
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model on the CPU, in a dtype, with eager attention where the architecture lets one choose."""
+    """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose."""
     reference = copy.deepcopy(model).to("cpu", dtype).eval()
-    choose = getattr(reference, "set_attn_implementation", None)
-    if choose is not None:
-        choose("eager")
+    for part in ("attn", "experts"):
+        choose = getattr(reference, f"set_{part}_implementation", None)
+        if choose is not None:
+            choose("eager")
     return reference
 
 

@@ -10,16 +10,18 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING
 
 from proofbook.catalog import Model
 from proofbook.compat import PreTrainedConfig, as_argument, declared, own_arguments, sub_configs_defaults, usual_of
 from proofbook.subject.backbones import with_own_backbones
+from proofbook.subject.open_values import close, walk
 from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink_depth import cut
 from proofbook.subject.shrink_relations import RELATIONS, Fields, each
@@ -28,7 +30,8 @@ from proofbook.verdict import Blocked
 
 
 def full_config(spec: Model) -> PreTrainedConfig:
-    """The configuration of the checkpoint: the defaults of its class, and what the entry's ``config`` says.
+    """The configuration of the checkpoint: the defaults of its class, and what the entry's ``config`` says; with the
+    part that reads pictures, where the class leaves it out and the model takes them.
 
     Raises:
         Blocked: the installed libraries don't have the model type.
@@ -48,7 +51,9 @@ def full_config(spec: Model) -> PreTrainedConfig:
             "Install a release that has it, or correct the entry's model_type",
         )
     kind = CONFIG_MAPPING[spec.model_type]
-    return kind(**_with_defaults(kind, spec.config))
+    config = kind(**_with_defaults(kind, {**_seeing(spec, kind), **spec.config}))
+    close(config)
+    return config
 
 
 def tiny_config(spec: Model) -> PreTrainedConfig:
@@ -87,12 +92,12 @@ class _Tree:
 
     def __init__(self, root: PreTrainedConfig) -> None:
         self._units: dict[int, set[int]] = {}
-        for config in _walk(root):
+        for config in walk(root):
             for side in _ints(vars(config).get("image_size")):
                 self._units.setdefault(side, set()).update(_ints(vars(config).get("patch_size")))
         side = max(self._units, default=0)
         self.scale = self.pixels(side) / side if side else 1.0
-        self.vocabulary = max((n for c in _walk(root) for n in _ints(vars(c).get("vocab_size"))), default=0)
+        self.vocabulary = max((n for c in walk(root) for n in _ints(vars(c).get("vocab_size"))), default=0)
 
     def pixels(self, side: int) -> int:
         """The side of a smaller image: whole patches, 64 pixels or fewer, but two patches at least."""
@@ -110,13 +115,6 @@ class _Tree:
                 return max(1, round(n * self.scale**2))
             case _:
                 return MAPS[role](n) if role in MAPS else n
-
-
-def _walk(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    yield config
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            yield from _walk(value)
 
 
 def _ints(value: Any) -> list[int]:
@@ -171,6 +169,14 @@ def _value(name: str, value: Any, role: Role, vocabulary: int, tree: _Tree) -> A
     if role is Role.UNIT and isinstance(value, float):
         return min(value, 0.25)
     return each(value, lambda n: tree.number(n, role))
+
+
+def _seeing(spec: Model, kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The arguments that give a configuration its optional vision part, where the entry's class takes pictures."""
+    part = sub_configs_defaults(kind).get("vision_config")
+    model = getattr(transformers, spec.model_class, None)
+    sees = model is not None and "pixel_values" in inspect.signature(model.forward).parameters
+    return {"vision_config": {}} if sees and getattr(part, "optional", False) else {}
 
 
 def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> dict[str, Any]:
