@@ -104,7 +104,8 @@ def test_windows_that_need_padding_still_do() -> None:
 
 def test_strides_and_kernels_stay() -> None:
     full, tiny = full_config(MODELS["wav2vec2"]), tiny_config(MODELS["wav2vec2"])
-    assert (tiny.conv_kernel, tiny.conv_stride) == (full.conv_kernel, full.conv_stride)
+    assert tiny.conv_kernel == list(full.conv_kernel)
+    assert tiny.conv_stride == list(full.conv_stride)
     assert len(tiny.conv_dim) == len(full.conv_dim)
 
 
@@ -253,3 +254,17 @@ def test_a_head_that_the_class_leaves_open_has_its_share_of_the_hidden_width() -
 def test_a_model_that_takes_pictures_has_the_part_that_reads_them() -> None:
     assert full_config(entry("gemma4", "Gemma4ForConditionalGeneration")).vision_config is not None
     assert full_config(entry("gemma4", "Gemma4ForCausalLM")).vision_config is None
+
+
+def test_an_oblong_picture_keeps_its_proportions() -> None:
+    assert list(tiny_config(load_catalog().model("vitpose_backbone")).image_size) == [64, 48]
+    assert list(tiny_config(load_catalog().model("seggpt")).image_size) == [64, 32]
+
+
+def test_a_patch_that_is_the_whole_image_of_a_part_shrinks_with_it() -> None:
+    tiny = tiny_config(load_catalog().model("depth_pro"))
+    assert tiny.patch_size == tiny.patch_model_config.image_size < 100
+
+
+def test_a_configuration_is_as_its_file_would_give_it_back() -> None:
+    assert isinstance(tiny_config(load_catalog().model("dpt")).neck_hidden_sizes, list)

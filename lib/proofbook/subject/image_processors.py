@@ -79,7 +79,7 @@ def lookup(config: PreTrainedConfig, *names: str) -> Any:
 
 def image_side(config: PreTrainedConfig) -> tuple[int, int]:
     """The shorter and the longer side, in pixels, of the images that ``config`` is made for."""
-    size = lookup(config, "image_size", "input_size")
+    size = lookup(config, "image_size", "input_size", "max_img_size")
     if size is None:
         return FREE_SIDE, FREE_SIDE
     sides = [size] if isinstance(size, int) else list(size)
@@ -118,10 +118,7 @@ def _scaled_sizes(defaults: Mapping[str, Any], config: PreTrainedConfig) -> dict
     if final is None:  # the class counts patches, not pixels
         return {}
     shorter, longer = image_side(config)
-    if "longest_edge" in final:
-        factor = longer / final["longest_edge"]
-    else:
-        factor = shorter / final.get("height", final.get("shortest_edge"))
+    factor = longer / final["longest_edge"] if "longest_edge" in final else shorter / min(final.values())
     return {
         name: {edge: max(1, round(pixels * factor)) for edge, pixels in size.items()} for name, size in sizes.items()
     }

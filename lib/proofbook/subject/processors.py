@@ -95,7 +95,7 @@ def composite_class(spec: Model) -> Any:
         found = getattr(transformers, name)
         # a decoder for speech shares the processor of whole models; it reads the tokenizer alone
         hears = "feature_extractor" not in processor_parts(found) or feature_extractor_name(spec.model_type)
-        return with_stand_in(found) if hears else None
+        return with_stand_in(found) if hears and not _downloads(found) else None
     package = model_type_to_module_name(spec.model_type)
     if package in CONFIG_MAPPING and package != spec.model_type:
         return None  # the package of a model that this one is a part of: its processor reads more
@@ -104,6 +104,11 @@ def composite_class(spec: Model) -> Any:
     except ModuleNotFoundError:
         return None
     return next((getattr(module, name) for name in module.__all__ if name.endswith("Processor")), None)
+
+
+def _downloads(cls: Any) -> bool:
+    """Whether a composite is made with parts of checkpoints of other models, which it fetches itself."""
+    return ".from_pretrained(" in inspect.getsource(cls.__init__)
 
 
 _PART_CLASSES: dict[str, Any] = {
@@ -121,11 +126,11 @@ def _lone_part(spec: Model) -> str | None:
         "image_processor": has_image_processor(spec.model_type),
         "feature_extractor": bool(feature_extractor_name(spec.model_type)),
     }
-    if sum(has.values()) == 1:
-        return next(part for part, there in has.items() if there)
     reads = str(getattr(transformers, spec.model_class).main_input_name)
     if reads.startswith("pixel_values"):
         return "image_processor"
+    if sum(has.values()) == 1:
+        return next(part for part, there in has.items() if there)
     if reads in ("input_values", "input_features"):
         return "feature_extractor"
     return "tokenizer" if reads == "input_ids" or any(has.values()) else None

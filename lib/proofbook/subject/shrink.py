@@ -10,7 +10,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,16 @@ class _Node:
     arguments: dict[str, Any]
 
     def construct(self) -> PreTrainedConfig:
-        parts = {name: as_argument(v.construct()) for name, v in self.arguments.items() if isinstance(v, _Node)}
-        return self.kind(**{**self.arguments, **parts})
+        parts = {
+            name: as_argument(value.construct()) if isinstance(value, _Node) else _as_written(value)
+            for name, value in self.arguments.items()
+        }
+        return self.kind(**parts)
+
+
+def _as_written(value: Any) -> Any:
+    """A value as the file of a checkpoint gives it back: JSON knows no tuples."""
+    return [_as_written(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class _Tree:
@@ -93,8 +101,8 @@ class _Tree:
     def __init__(self, root: PreTrainedConfig) -> None:
         self._units: dict[int, set[int]] = {}
         for config in walk(root):
-            for side in _ints(vars(config).get("image_size")):
-                self._units.setdefault(side, set()).update(_ints(vars(config).get("patch_size")))
+            for side in _ints(vars(config).get("image_size") or vars(config).get("max_img_size")):
+                self._units.setdefault(side, set()).update(_patches(config))
         side = max(self._units, default=0)
         self.scale = self.pixels(side) / side if side else 1.0
         self.vocabulary = max((n for c in walk(root) for n in _ints(vars(c).get("vocab_size"))), default=0)
@@ -103,6 +111,20 @@ class _Tree:
         """The side of a smaller image: whole patches, 64 pixels or fewer, but two patches at least."""
         unit = math.lcm(*(n for n in self._units.get(side, ()) if n > 0))
         return side if side <= 64 or unit > 128 else unit * max(2, 64 // unit)
+
+    def oblong(self, sides: Sequence[int]) -> list[int]:
+        """The sides of a smaller image of the same proportions, as :meth:`pixels` for one that is not square."""
+        common = math.gcd(*sides)
+        parts = [side // common for side in sides]
+        unit = math.lcm(*(n for side in sides for n in self._units.get(side, ()) if n > 0))
+        if unit * max(parts) > 128 or common % unit:
+            return [self.pixels(side) for side in sides]
+        times = max(1, 64 // (unit * max(parts)), 2 // min(parts))
+        return [part * unit * min(times, common // unit) for part in parts]
+
+    def is_image(self, side: int) -> bool:
+        """Whether some part takes images of that side."""
+        return side in self._units
 
     def number(self, n: int, role: Role) -> int:
         """What a positive number of that role becomes."""
@@ -115,6 +137,13 @@ class _Tree:
                 return max(1, round(n * self.scale**2))
             case _:
                 return MAPS[role](n) if role in MAPS else n
+
+
+def _patches(config: PreTrainedConfig) -> list[int]:
+    """How many pixels lie between patches, or between the units of patches that are hidden together."""
+    own = vars(config)
+    unit = math.lcm(*(_ints(own.get("masked_unit_size")) or [1]))
+    return [unit * pixels for pixels in _ints(own.get("patch_stride") or own.get("patch_size"))]
 
 
 def _ints(value: Any) -> list[int]:
@@ -166,6 +195,10 @@ def _value(name: str, value: Any, role: Role, vocabulary: int, tree: _Tree) -> A
     if role is Role.TOKEN:
         small = tree.number(vocabulary, Role.VOCABULARY)
         return each(value, lambda n: token(n, vocabulary, small) if vocabulary else n)
+    if name == "patch_size" and type(value) is int and tree.is_image(value):
+        return tree.pixels(value)  # a patch which is the whole image of a part
+    if role is Role.PIXELS and isinstance(value, (list, tuple)) and len(set(_ints(value))) > 1:
+        return tree.oblong(_ints(value)) if len(value) == 2 else each(value, tree.pixels)
     if role is Role.UNIT and isinstance(value, float):
         return min(value, 0.25)
     return each(value, lambda n: tree.number(n, role))

@@ -105,7 +105,7 @@ def _is_indices(name: str, value: Any, depth: int) -> bool:
 
 
 def _is_outputs(name: str) -> bool:
-    return "out_ind" in name
+    return name.removeprefix("_") == "out_indices"
 
 
 def _cut(name: str, value: Any, role: Role, stacks: Sequence[Stack]) -> Any:

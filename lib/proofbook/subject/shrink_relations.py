@@ -129,6 +129,14 @@ def apportion(parts: list[int], total: int) -> list[int]:
     return small
 
 
+def position_features(fields: Fields) -> None:
+    """Half of a width encodes the vertical position, half the horizontal one."""
+    half = fields.old.get("num_pos_feats")
+    whole = [name for name in fields.numbers(Role.WIDTH) if half and fields.old[name] == 2 * half]
+    if whole:
+        fields.new["num_pos_feats"] = fields.new[whole[0]] // 2
+
+
 def joined_heads(fields: Fields) -> None:
     """A head that joins a part with positions to one without is as wide as both (DeepSeek-AI, 2024, multi-head latent
     attention)."""
@@ -231,8 +239,11 @@ def pixel_windows(fields: Fields) -> None:
 
 
 def labels(fields: Fields, most: int = 10) -> None:
-    """At most so many classes."""
-    names = fields.old.get("id2label")
+    """At most so many classes; names for those that a class counts and does not name."""
+    names, count = fields.old.get("id2label"), fields.old.get("num_labels")
+    if names is None and type(count) is int:
+        names = {index: f"LABEL_{index}" for index in range(count)}
+        fields.new["num_labels"] = min(count, most)
     if isinstance(names, dict) and len(names) > most:
         fields.new["id2label"] = dict(list(names.items())[:most])
         fields.new["label2id"] = {label: index for index, label in fields.new["id2label"].items()}
@@ -243,6 +254,7 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     head_dims,
     inner_widths,
     sums,
+    position_features,
     joined_heads,
     pixel_windows,
     experts,

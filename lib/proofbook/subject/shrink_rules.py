@@ -52,7 +52,10 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.KEEP, (".*(type|char|modality)_vocab_sizes?", "max_(2d|rel).*", "segment_means_seq_len", "num_landmarks")),
     (Role.STAGES, ("depths", "block_sizes", "blocks_per_stage", "stage_num_blocks", "num_block_repeats")),
     (Role.STAGES, (".*numb_of_layers",)),
-    (Role.VOCABULARY, (".*vocab(_size.*|ulary_size)?", ".*codebook_size", "num_(embeddings|clusters)")),
+    (
+        Role.VOCABULARY,
+        (".*vocab(_size.*|ulary_size)?", ".*codebook_size", "num_(embeddings|clusters|(bpe|wordpiece)_labels)"),
+    ),
     (
         Role.TOP_K,
         (".*experts_per_tok(en)?", "moe_top_?k", "moe_k", "num_selected_experts", "top_k_experts", "num_topk"),
@@ -60,7 +63,7 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.KEEP, (".*shared_experts?",)),
     (Role.EXPERTS, ("((num|n|moe_num)_)?((local|routed)_)?experts", ".*num_experts", "zero_expert_num")),
     (Role.EXPERT_GROUPS, ("n_group", "num_expert_group", "topk_group", "n_expert_groups?")),
-    (Role.GROUPS, (".*_groups", ".*ngroups")),
+    (Role.GROUPS, (".*_groups", ".*ngroups", "num_windows")),
     (Role.WINDOW, (".*(sliding_window|attention_window|attention_chunk)(_size)?", "local_(attention|radius)")),
     (Role.WINDOW, (".*attn_chunk_length", "((global|index)_)?block_size", "index_(topk|kpool)")),
     (Role.PIXEL_WINDOW, ("window_size(_per_stage)?",)),
@@ -93,8 +96,19 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.WIDTH, (".*_sizes?", ".*_dims?", ".*_dimension", ".*_(width|rank|units|filters)", ".*channels?", "d_model")),
     (
         Role.WIDTH,
-        (".*(hidden|embed)_(size|dim).*", "dim", "n_embd", "d_latents", ".*d_ssm", ".*channel_list", ".*inplanes"),
+        (
+            ".*(hidden|embed)_(size|dim).*",
+            "dim",
+            "n_embd",
+            "d_latents",
+            ".*d_ssm",
+            ".*channel_list",
+            ".*inplanes",
+            "out_features",
+            "bottleneck_features",
+        ),
     ),
+    (Role.WIDTH, ("(out|bottleneck)_features",)),
 )
 _RULES = tuple((re.compile("|".join(expressions)), role) for role, expressions in _NAMES)
 

@@ -217,7 +217,9 @@ def _page_inputs(subject: Subject, rows: Sequence[Row]) -> dict[str, torch.Tenso
     options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
     tokenizer = tokenizer_of(subject)
     if tokenizer is not subject.processor:
-        return accepted(subject, dict(subject.processor(pictures(rows), texts_of(rows), words, boxes=boxes, **options)))
+        return accepted(
+            subject, dict(subject.processor(pictures(rows), texts_of(rows), text_pair=words, boxes=boxes, **options))
+        )
     batch = tokenizer(words, is_split_into_words=True, **options)
     placed = [_token_boxes(batch.word_ids(row), boxes[row]) for row in range(len(rows))]
     return accepted(subject, {**batch, "bbox": torch.tensor(placed)})

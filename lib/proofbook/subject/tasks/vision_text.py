@@ -9,7 +9,7 @@ from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
-from proofbook.subject.tasks.tokens import forward_parameters
+from proofbook.subject.tasks.tokens import forward_parameters, model_class_of
 from proofbook.subject.tasks.vision import Answer, best_boxes, best_labels, pictures, sizes
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def pad_before(subject: Subject) -> None:
 
     As users do: some processors go by what the tokenizer says, not by what they are told.
     """
-    if not subject.config.is_encoder_decoder:
+    if model_class_of(subject).can_generate() and not subject.config.is_encoder_decoder:
         part_of(subject.processor, "tokenizer").padding_side = "left"
 
 
