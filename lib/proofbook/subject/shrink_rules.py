@@ -37,6 +37,7 @@ class Role(Enum):
     PIXELS = auto()  # the side of an image
     GRID = auto()  # the side of a grid of patches, in proportion to the image's
     PATCHES = auto()  # a count of patches, in proportion to the image's area
+    BUDGET = auto()  # the most patches of an image that has no size of its own
     CODEBOOKS = auto()
     UNIT = auto()  # a multiplier of widths or depths: 1
 
@@ -84,6 +85,7 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
         Role.PATCHES,
         ("num_patches", "mm_tokens_per_image", "image_seq_length", "num_(image_tokens|position_embeddings)"),
     ),
+    (Role.BUDGET, ("max_num_patches",)),
     (Role.CODEBOOKS, ("(num|n)_codebooks", "num_quantizers", "num_code_groups")),
     (Role.HEAD_DIM, ("(.*_)?head_(dim|size)", "(.*_)?dim_head", "d_kv", "(.*_)?d_head", "kv_channels", ".*_headdim")),
     (Role.HEADS, ("(.*_)?(num|n)_(.*_)?heads?(_per_.*)?", "(.*_)?heads", "n_head")),
@@ -169,6 +171,7 @@ MAPS: dict[Role, Callable[[int], int]] = {
     Role.GROUPS: lambda n: _step(n, (1, n), (3, 2), beyond=4),
     Role.QUERIES: at_most(8),
     Role.FRAMES: at_most(4),
+    Role.BUDGET: at_most(64),
     Role.CODEBOOKS: at_most(8),
     Role.UNIT: at_most(1),
 }

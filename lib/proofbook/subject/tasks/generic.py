@@ -116,6 +116,7 @@ def modalities(subject: Subject) -> frozenset[str]:
         "images": part_of(processor, "image_processor") is not None and pictures_taken and not filmed,
         "videos": pictures_taken and filmed,
         "audio": part_of(processor, "feature_extractor") is not None
+        and getattr(subject.config, "audio_config", ...) is not None
         and any(name.startswith(("input_features", "input_values", "audio")) for name in takes),
     }
     return frozenset(kind for kind, is_there in there.items() if is_there)
@@ -170,14 +171,19 @@ def with_derived(subject: Subject, made: Mapping[str, Any]) -> dict[str, Any]:
     for name, parameter in inspect.signature(kind.forward).parameters.items():
         if name in inputs or name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        if name.endswith("_mask") and parameter.default is not parameter.empty:
-            continue  # without one, all is there
+        if parameter.default is not parameter.empty and (name.endswith("_mask") or (_is_raw(name) and made)):
+            continue  # without a mask, all is there; and what the processor did not make of raw input needs no other
         derive = _DERIVED.get(name)
         if derive is not None and (value := derive(_Sizes(subject.config, inputs), name)) is not None:
             inputs[name] = value
         elif parameter.default is parameter.empty:
             raise LookupError(f"{kind.__name__}.forward needs {name!r}, and nothing is known to derive it from")
     return inputs
+
+
+def _is_raw(name: str) -> bool:
+    """Whether an argument is pictures or sound."""
+    return name.startswith(("pixel_values", "input_features"))
 
 
 class _Sizes:

@@ -146,13 +146,17 @@ def without_prompt(written: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
 
 
 def processed(subject: Subject, **inputs: Any) -> dict[str, Any]:
-    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it.
+    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it; option
+    ``processing``: further arguments of the processor's call.
 
     Without labels, which some processors make for training.
     """
     padding = subject.options.get("padding", True)
-    made = subject.processor(**inputs, padding=padding, return_tensors="pt")
     takes = forward_parameters(subject) - {"labels"}
+    more = dict(subject.options.get("processing", {}))
+    if "mm_token_type_ids" in takes and hasattr(subject.processor, "return_mm_token_type_ids"):
+        more["return_mm_token_type_ids"] = True  # which of a token and a picture stands where
+    made = subject.processor(**inputs, **more, padding=padding, return_tensors="pt")
     return {name: value for name, value in made.items() if name in takes}
 
 
