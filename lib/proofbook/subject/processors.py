@@ -176,7 +176,7 @@ def _arguments(cls: Any, spec: Model, config: PreTrainedConfig) -> dict[str, Any
 def _argument(name: str, config: PreTrainedConfig) -> Any:
     """An argument that is a fact of the model: the configuration's attribute of that name, or what follows from it."""
     if name == "num_image_tokens":
-        return lookup(config, name, "latent_query_num") or _shuffled_patches(config) or None
+        return lookup(config, "latent_query_num") or _shuffled_patches(config) or lookup(config, name)
     if name == "image_seq_length":
         return lookup(config, name, "num_image_tokens", "mm_tokens_per_image") or _shuffled_patches(config) or None
     if name == "num_additional_image_tokens":

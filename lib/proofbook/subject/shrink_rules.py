@@ -20,6 +20,7 @@ class Role(Enum):
     INNER = auto()  # the inner width of a feed-forward block
     WIDTH = auto()
     BASE = auto()  # the width of the first of several stages, each twice as wide
+    GROUPED = auto()  # the same, where the norms of all stages have 32 groups
     CHANNELS = auto()  # of a spectrum, where there are not too many
     VOCABULARY = auto()
     TOKEN = auto()  # the id of a token
@@ -46,7 +47,7 @@ class Role(Enum):
 _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.KEEP, (".*_(layer|hook)_ids", "patch_embed_hidden_size")),
     (Role.TOKEN, (".*_ids?", ".*_token_index", ".*_tokens")),
-    (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram")),
+    (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram", "num_res_blocks", "channel_multiplier")),
     (Role.KEEP, ("num_(feat_extract|conv)_layers", "num_stages", "num_encoder_blocks", ".*block_configs")),
     (Role.KEEP, ("(.*_)?(kernel|stride|padding|dilation|ratio|factor|rate)(s|_.*)?", "resblock_.*", "hop_length")),
     (Role.KEEP, ("(num|audio|input|image)_channels", "n_mels", "mel_dim", ".*_bins", ".*spectrogram.*", ".*bucket.*")),
@@ -92,7 +93,8 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.INNER, (".*intermediate_(size|dim).*", ".*(ffn|mlp)_dim", ".*ffn_hidden_size", "d_ff", "dff", "dim_ff")),
     (Role.INNER, (".*feed_?forward(_.*)?(_size|_dim)", ".*dim_feedforward", "n_inner", "d_inner", ".*linear_units")),
     (Role.LAYERS, ("(.*_)?layers", "(.*_)?depth", "n_layer", "num_blocks", "num_layers.*", ".*_layers_per.*")),
-    (Role.BASE, ("num_filters", "base_channels", "initial_filters")),
+    (Role.GROUPED, ("base_channels",)),
+    (Role.BASE, ("num_filters", "initial_filters")),
     (Role.CHANNELS, ("feature_size", "(model_)?in(put)?_dim", "input_feat.*")),
     (Role.KEEP, (".*(patch|chunk|batch|state|merge|group|frame|train)_size", ".*crop")),
     (Role.WIDTH, (".*_sizes?", ".*_dims?", ".*_dimension", ".*_(width|rank|units|filters)", ".*channels?", "d_model")),
@@ -157,6 +159,7 @@ def at_most(limit: int) -> Callable[[int], int]:
 MAPS: dict[Role, Callable[[int], int]] = {
     Role.WIDTH: width,
     Role.BASE: at_most(8),
+    Role.GROUPED: at_most(32),
     Role.CHANNELS: lambda n: n if n <= 128 else width(n),
     Role.HEADS: heads,
     Role.HEAD_DIM: head_dim,
