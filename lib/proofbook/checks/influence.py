@@ -193,7 +193,8 @@ def _gradients(
             return dict.fromkeys(parameters)
         try:
             found = torch.autograd.grad(torch.stack(terms).sum(), list(parameters.values()), allow_unused=True)
-        except RuntimeError:  # code for inference only, which overwrites what the gradient needs: steps will tell
+        except (RuntimeError, AssertionError):
+            # code for inference only, which overwrites what the gradient needs or refuses it: steps will tell
             return dict.fromkeys(parameters)
     return dict(zip(parameters, found, strict=True))
 

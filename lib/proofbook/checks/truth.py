@@ -26,6 +26,9 @@ class Truth:
     exact: bool
 
 
+_DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+
+
 class Float64(TorchFunctionMode):
     """Computes in float64 what a model's code asks to be computed in float32.
 
@@ -52,6 +55,8 @@ class Float64(TorchFunctionMode):
     ) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
+        if func in _DRAWS:  # noise that the model makes for itself is the same as in float32
+            return func(*args, **{**(kwargs or {}), "dtype": torch.float32}).double()
         raised_args = [torch.float64 if argument is torch.float32 else argument for argument in args]
         raised = {
             key: torch.float64 if argument is torch.float32 else argument for key, argument in (kwargs or {}).items()

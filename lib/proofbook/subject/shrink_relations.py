@@ -177,7 +177,13 @@ def rotary(fields: Fields) -> None:
         elif name in ("rotary_dim",) and type(value) is int and head:
             fields.new[name] = max(2, 2 * round(value * head[1] / head[0] / 2))
         elif name in ("partial_rotary_factor", "rotary_pct", "rope_pct") and isinstance(value, float) and value < 1:
-            fields.new[name] = 0.5
+            fields.new[name] = _rotated(value, head)
+
+
+def _rotated(share: float, head: tuple[int, int] | None) -> float:
+    """The share of a head that is rotated: as it was where that is two pairs or more, else half of it."""
+    rotated = share * head[1] if head else 0
+    return share if rotated >= 4 and rotated % 2 == 0 else 0.5
 
 
 def _head_widths(fields: Fields) -> tuple[int, int] | None:
@@ -195,7 +201,7 @@ def _rope(rope: dict[str, Any], fields: Fields, head: tuple[int, int] | None) ->
     new = dict(rope)
     rotated = rope.get("partial_rotary_factor") or 1.0
     if rotated < 1:
-        new["partial_rotary_factor"] = 0.5
+        new["partial_rotary_factor"] = _rotated(rotated, head)
     pairs = None if head is None else int(head[1] * new.get("partial_rotary_factor", 1.0)) // 2
     for key, value in rope.items():
         if isinstance(value, (list, tuple)) and pairs:

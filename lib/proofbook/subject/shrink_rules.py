@@ -168,7 +168,6 @@ MAPS: dict[Role, Callable[[int], int]] = {
     Role.WINDOW: at_most(8),
     Role.PIXEL_WINDOW: at_most(4),
     Role.PERIOD: at_most(2),
-    Role.LEADING: at_most(1),
     Role.EXPERTS: at_most(4),
     Role.TOP_K: at_most(2),
     Role.GROUPS: lambda n: _step(n, (1, n), (3, 2), beyond=4),

@@ -258,7 +258,10 @@ _DERIVED: dict[str, _Derive] = {
     # which patches a masked autoencoder hides
     "noise": lambda s, name: _noise(name, (s.of("image_size") // s.of("patch_size")) ** 2),
     "noise_embeds": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
-    "context_hidden_states": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
+    # the hidden states of several layers of another model, side by side
+    "context_hidden_states": lambda s, name: _noise(
+        name, STEPS, s.of("hidden_size") * len(getattr(s.config, "target_layer_ids", [0]))
+    ),
     "pixel_values": lambda s, name: _noise(
         name, s.of("num_channels", default=3), *(s.of("image_size", "input_size", default=64),) * 2
     ),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from proofbook.subject.samples import texts
+from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import document
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.tokens import (
@@ -216,7 +217,7 @@ def _page_inputs(subject: Subject, rows: Sequence[Row]) -> dict[str, torch.Tenso
     boxes = [[list(box) for box in row.boxes] for row in rows]
     options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
     tokenizer = tokenizer_of(subject)
-    if tokenizer is not subject.processor:
+    if part_of(subject.processor, "image_processor") is not None:
         return accepted(
             subject, dict(subject.processor(pictures(rows), texts_of(rows), text_pair=words, boxes=boxes, **options))
         )
