@@ -16,6 +16,8 @@ _BY_HEAD: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
     (r"^TvpModel$", {"last_hidden_state": ("batch", "?", "hidden"), "pooler_output": ("batch", "hidden")}),
     (r"^SegGptModel$", {"last_hidden_state": ("batch", "?", "?", "hidden")}),
     (r"^BridgeTowerModel$", {"pooler_output": ("batch", "?")}),
+    # the decoder's states, projected on the features of the series
+    (r"^Autoformer", {"last_hidden_state": ("batch", "?", "?")}),
     (r"^IdeficsFor", {"logits": ("batch", "length", "?")}),
     (r"For(MaskedLM|CausalLM|ConditionalGeneration|PreTraining)$|LMHead(Model)?$|MTModel$",
      {"logits": ("batch", "length", "vocabulary"), "encoder_last_hidden_state": ("batch", "source", "?")}),

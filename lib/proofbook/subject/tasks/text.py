@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from proofbook.subject.samples import texts
 from proofbook.subject.processors import part_of
+from proofbook.subject.samples import texts
 from proofbook.subject.samples.images import document
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.tokens import (

@@ -44,7 +44,9 @@ class ImageClassification(_OfPhotographs):
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list[list[Answer]]:
         scores = model(**encoded.inputs).logits.float().softmax(-1)
-        return [best_labels(of_row, list(model.config.id2label.values())) for of_row in scores]
+        named = model.config.id2label or {}  # some configurations number their labels and name none
+        labels = list(named.values()) or [f"LABEL_{number}" for number in range(scores.shape[-1])]
+        return [best_labels(of_row, labels) for of_row in scores]
 
 
 class ObjectDetection(_OfPhotographs):
