@@ -67,7 +67,7 @@ def test_a_slip_is_told_without_looking_at_transformers(tmp_path: Path, monkeypa
     monkeypatch.setattr(discovery, "_cache_file", lambda: tmp_path / "none.json")
     monkeypatch.setattr(discovery, "_look", look)
     discovery.discover.cache_clear()
-    with pytest.raises(UnknownName, match="Did you mean .*bert"):
+    with pytest.raises(UnknownName, match=r"Did you mean .*bert"):
         load_catalog().model("brt")
     with pytest.raises(AssertionError, match="looked"):
         load_catalog().model("seed_oss")
