@@ -213,7 +213,12 @@ def _with_named(tokenizer: Any, cls: Any) -> Any:
     source = inspect.getsource(sys.modules[cls.__module__])
     wanted = {match["name"] for match in _NAMED_TOKEN.finditer(source)}
     wanted -= {match["name"] for match in _LOOKED_FOR.finditer(source)}
-    missing = {name: f"<{name.removesuffix('_token')}>" for name in sorted(wanted) if not hasattr(tokenizer, name)}
+    written = {name: re.search(rf'self\.{name} = "([^"]+)"', source) for name in sorted(wanted)}
+    missing = {
+        name: found[1] if found else f"<{name.removesuffix('_token')}>"
+        for name, found in written.items()
+        if not hasattr(tokenizer, name)
+    }
     if not missing:
         return tokenizer
     with TemporaryDirectory() as folder:
