@@ -1,8 +1,10 @@
 """Every architecture of the installed transformers has an entry, though nobody wrote one."""
 
+from pathlib import Path
+
 import pytest
 
-from proofbook.catalog import Category, UnknownName, load_catalog
+from proofbook.catalog import Category, UnknownName, discovery, load_catalog
 from proofbook.catalog.discovery import discover, newer
 from proofbook.workbook.case import Case
 
@@ -56,6 +58,20 @@ def test_new_is_what_the_committed_list_lacks() -> None:
     found = dict(discover())
     assert newer(found) == []
     assert newer({**found, "bert9": found["bert"]}) == ["bert9"]
+
+
+def test_a_slip_is_told_without_looking_at_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(path: Path) -> None:
+        raise AssertionError("looked at transformers")
+
+    monkeypatch.setattr(discovery, "_cache_file", lambda: tmp_path / "none.json")
+    monkeypatch.setattr(discovery, "_look", look)
+    discovery.discover.cache_clear()
+    with pytest.raises(UnknownName, match=r"Did you mean .*bert"):
+        load_catalog().model("brt")
+    with pytest.raises(AssertionError, match="looked"):
+        load_catalog().model("seed_oss")
+    discovery.discover.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["seed_oss", "fnet", "bit", "decision_transformer", "dpr", "lxmert", "patchtst"])

@@ -200,3 +200,38 @@ def test_a_second_tokenizer_is_of_the_class_that_the_entry_names() -> None:
     _, processor = prepared("instructblip")
     assert type(processor.qformer_tokenizer).__name__ == "BertTokenizer"  # type: ignore[attr-defined]
     assert type(processor.tokenizer).__name__ != "BertTokenizer"  # type: ignore[attr-defined]
+
+
+def with_entry(model_type: str) -> tuple[PreTrainedConfig, object]:
+    """The same of a model type that only discovery has an entry for."""
+    spec = CATALOG.every_model()[model_type]
+    config = tiny_config(spec)
+    processor = build_processor(spec, config)
+    align(config, processor)
+    return config, processor
+
+
+@pytest.mark.parametrize("model_type", ["ovis2", "pp_chart2table", "cohere_compass"])
+def test_the_image_token_of_a_configuration_is_the_one_that_its_processor_writes(model_type: str) -> None:
+    config, processor = with_entry(model_type)
+    dialogue = processor.apply_chat_template(  # type: ignore[attr-defined]
+        [{"role": "user", "content": [{"type": "image"}]}], add_generation_prompt=True
+    )
+    made = processor(images=[photographs()[0]], text=[dialogue], return_tensors="pt")  # type: ignore[operator]
+    assert config.image_token_id in made["input_ids"][0]
+
+
+def test_as_many_image_tokens_as_patches_where_the_configuration_states_no_number() -> None:
+    config, processor = with_entry("deepseek_vl")
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    assert processor.num_image_tokens == side**2  # type: ignore[attr-defined]
+
+
+def test_a_model_shares_the_processor_of_the_type_that_its_class_is_of() -> None:
+    assert composite_class(CATALOG.every_model()["glmga"]).__name__ == "Glm46VProcessor"
+
+
+@pytest.mark.skipif(is_torchvision_available(), reason="what is there blocks nothing")
+def test_a_stand_in_blocks_by_the_package_where_the_class_it_stands_for_is_asked_for() -> None:
+    with pytest.raises(Blocked, match="torchvision"):
+        with_entry("minicpmv4_6")

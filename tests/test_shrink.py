@@ -104,7 +104,8 @@ def test_windows_that_need_padding_still_do() -> None:
 
 def test_strides_and_kernels_stay() -> None:
     full, tiny = full_config(MODELS["wav2vec2"]), tiny_config(MODELS["wav2vec2"])
-    assert (tiny.conv_kernel, tiny.conv_stride) == (full.conv_kernel, full.conv_stride)
+    assert tiny.conv_kernel == list(full.conv_kernel)
+    assert tiny.conv_stride == list(full.conv_stride)
     assert len(tiny.conv_dim) == len(full.conv_dim)
 
 
@@ -236,3 +237,34 @@ def test_parts_fill_the_whole(parts: list[int], total: int) -> None:
     small = apportion(parts, total)
     assert sum(small) == total
     assert min(small) >= 1
+
+
+def test_the_axes_of_positions_share_a_head_in_the_proportions_of_the_code() -> None:
+    rope = full_config(entry("glm4v", "Glm4vForConditionalGeneration")).text_config.rope_parameters
+    assert rope["mrope_section"] == [16, 24, 24]  # of 64 pairs of a head of 128, where the code says 8, 12 and 12
+    small = tiny_config(entry("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration")).text_config
+    assert sum(small.rope_parameters["mrope_section"]) == small.hidden_size // small.num_attention_heads // 2
+
+
+def test_a_head_that_the_class_leaves_open_has_its_share_of_the_hidden_width() -> None:
+    config = full_config(entry("ministral", "MinistralForCausalLM"))
+    assert config.head_dim == config.hidden_size // config.num_attention_heads
+
+
+def test_a_model_that_takes_pictures_has_the_part_that_reads_them() -> None:
+    assert full_config(entry("gemma4", "Gemma4ForConditionalGeneration")).vision_config is not None
+    assert full_config(entry("gemma4", "Gemma4ForCausalLM")).vision_config is None
+
+
+def test_an_oblong_picture_keeps_its_proportions() -> None:
+    assert list(tiny_config(load_catalog().model("vitpose_backbone")).image_size) == [64, 48]
+    assert list(tiny_config(load_catalog().model("seggpt")).image_size) == [64, 32]
+
+
+def test_a_patch_that_is_the_whole_image_of_a_part_shrinks_with_it() -> None:
+    tiny = tiny_config(load_catalog().model("depth_pro"))
+    assert tiny.patch_size == tiny.patch_model_config.image_size < 100
+
+
+def test_a_configuration_is_as_its_file_would_give_it_back() -> None:
+    assert isinstance(tiny_config(load_catalog().model("dpt")).neck_hidden_sizes, list)

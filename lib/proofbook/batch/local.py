@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import queue
+import shutil
 import tempfile
 import threading
 import traceback
@@ -22,6 +23,7 @@ from proofbook.catalog.environments import CURRENT
 from proofbook.environments import interpreter, kernel_name
 from proofbook.files import write_atomic
 from proofbook.verdict import Blocked, Verdict
+from proofbook.workbook.records import reproduction_name
 
 
 @dataclass(frozen=True)
@@ -130,27 +132,26 @@ def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, swi
     partial = final.with_name(f".{case.case}.{os.getpid()}.partial.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (
-            # where the case may leave whatever it likes
-            tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as work,
+        # where the case may leave whatever it likes
+        with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as work:
             # a failing cell is what a notebook may hold; papermill has written it down when it raises this
-            suppress(PapermillExecutionError),
-        ):
-            papermill.execute_notebook(
-                _unformatted(source),
-                _unformatted(partial),
-                parameters=parameters(case, run),
-                engine_name="proofbook",
-                kernel_name=KERNEL_NAME,
-                language="python",
-                progress_bar=False,
-                request_save_on_cell_execute=False,
-                execution_timeout=case.time_limit,
-                resources={"metadata": {"path": work}},
-                environment=kernel_environment(threads(case.weights)),
-                interpreter=interpreter(case.environment),
-                switch=switch,
-            )
+            with suppress(PapermillExecutionError):
+                papermill.execute_notebook(
+                    _unformatted(source),
+                    _unformatted(partial),
+                    parameters=parameters(case, run),
+                    engine_name="proofbook",
+                    kernel_name=KERNEL_NAME,
+                    language="python",
+                    progress_bar=False,
+                    request_save_on_cell_execute=False,
+                    execution_timeout=case.time_limit,
+                    resources={"metadata": {"path": work}},
+                    environment=kernel_environment(threads(case.weights)),
+                    interpreter=interpreter(case.environment),
+                    switch=switch,
+                )
+            _bring_reproduction(Path(work), final)
         content = _relocated(partial, source, case)
     except (Stopped, MemoryError):
         raise
@@ -179,6 +180,16 @@ def kernelspec(case: PlannedCase) -> dict[str, str]:
     place = "" if case.environment == CURRENT else f" (proofbook, {case.environment})"
     name = kernel_name(case.environment)
     return {"name": name, "display_name": f"Python 3{place or ' (ipykernel)'}", "language": "python"}
+
+
+def _bring_reproduction(work: Path, notebook: Path) -> None:
+    """Put the script that reproduces a case's failure, which its notebook left where it worked, beside the notebook."""
+    name = reproduction_name(notebook.stem)
+    for suffix in (".py", ".safetensors"):
+        final = notebook.with_name(f"{name}{suffix}")
+        final.unlink(missing_ok=True)
+        if (made := work / final.name).is_file():
+            shutil.copyfile(made, final)
 
 
 def _unformatted(path: Path) -> str:

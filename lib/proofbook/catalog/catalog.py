@@ -49,7 +49,13 @@ class Catalog:
         Raises:
             UnknownName: neither has it.
         """
-        return self.models[name] if name in self.models else _named("model", name, self.every_model())
+        from proofbook.catalog.discovery import may_have, released_types
+
+        if name in self.models:
+            return self.models[name]
+        if not may_have(name):  # a slip is no reason to look at all of transformers
+            raise UnknownName("model", name, {*self.models, *released_types()})
+        return _named("model", name, self.every_model())
 
     def every_model(self) -> dict[str, Model]:
         """The models of ``params/models/``, and one for every other type of the installed transformers.

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -41,8 +42,23 @@ def discover() -> Mapping[str, Model]:
 
 def newer(types: Mapping[str, Model]) -> list[str]:
     """Those of the model types that no transformers had when this proofbook was released."""
-    known = set((params_dir() / "known_model_types.txt").read_text(encoding="utf-8").split())
+    known = released_types()
     return [model_type for model_type in types if model_type not in known]
+
+
+def released_types() -> frozenset[str]:
+    """The model types that were known when this proofbook was released."""
+    return frozenset((params_dir() / "known_model_types.txt").read_text(encoding="utf-8").split())
+
+
+def may_have(model_type: str) -> bool:
+    """Whether :func:`discover` may know the type: it costs nothing as it was asked before, or the type was known when
+    this proofbook was released, or a package of transformers is named after it. Imports nothing."""
+    if _cache_file().is_file() or model_type in released_types():
+        return True
+    found = find_spec("transformers")
+    homes = (found.submodule_search_locations if found else None) or ()
+    return any(Path(home, "models", model_type.replace("-", "_")).is_dir() for home in homes)
 
 
 def _cache_file() -> Path:

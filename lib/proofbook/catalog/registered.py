@@ -46,7 +46,7 @@ _HEADS: tuple[tuple[str, str], ...] = (
     ("DEPTH_ESTIMATION", "depth-estimation"),
     ("MASK_GENERATION", "mask-generation"),
     ("KEYPOINT_DETECTION", "forward"),
-    ("KEYPOINT_MATCHING", "forward"),
+    ("KEYPOINT_MATCHING", "keypoint-matching"),
     ("POSE_ESTIMATION", "forward"),
     ("IMAGE_MATTING", "forward"),
     ("IMAGE_TO_IMAGE", "forward"),
@@ -166,6 +166,8 @@ def _entry(model_type: str, head: str, name: str, task: str) -> Model:
     reads = _reads(name, model_type)
     if task == "image-to-text" and "pixel_values" not in reads and "pixel_values_videos" in reads:
         task = "video-to-text"
+    if task == "zero-shot-image-classification" and "pixel_values_videos" in reads:
+        task = "video-classification"
     fields = {
         "name": model_type,
         "category": _category(head, task, reads),

@@ -1,6 +1,15 @@
 """Are the numbers right?"""
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from proofbook.checks.padding import without_padding
+from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 
 
@@ -10,3 +19,16 @@ def matches_truth(trial: Trial) -> Observation:
     comparisons = trial.compare_to_truth()
     weaker = "" if trial.truth.exact else trial.truth.rule
     return Observation.of(comparisons, f"1 in each of {len(comparisons)} outputs", weaker)
+
+
+@reproduces(matches_truth)
+def near_float64(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """Outputs lie near those of float64 with eager attention, where no mask hides them."""
+    outputs = without_padding(call(model, inputs, dtype), inputs)
+    true = without_padding(eager(model, inputs, torch.float64), inputs)
+    floor = without_padding(eager(model, inputs, dtype), inputs)
+    true = {name: tensor for name, tensor in true.items() if name in outputs}
+    noise = {name: floor[name].double() - tensor for name, tensor in true.items() if tensor.is_floating_point()}
+    agree(outputs, true, noise, tolerance)

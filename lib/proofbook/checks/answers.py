@@ -1,9 +1,13 @@
 """Does the model do its task, from raw input to an answer?"""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from proofbook.catalog import Weights
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.subject.tasks.text import SentenceSimilarity
 from proofbook.verdict import Blocked
@@ -18,6 +22,18 @@ def answers(trial: Trial) -> Observation:
         observed=f"{sum(answer is not None for answer in found)} answers",
         allowed=f"{len(trial.rows)} answers",
     )
+
+
+@reproduces(answers)
+@torch.no_grad()
+def generates(whole: Any, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Greedy generation from the inputs comes to an end."""
+    given = {
+        name: value.to(whole.device, dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+        if not name.startswith("decoder_")
+    }
+    whole.generate(**given, max_new_tokens=8, do_sample=False)
 
 
 @check

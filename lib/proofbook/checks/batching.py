@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from proofbook.checks.compare import Comparison
+from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 
 
@@ -23,6 +26,29 @@ def batch_matches_single(trial: Trial) -> Observation:
     if not comparisons:
         raise NotApplicable("no output has one entry a row")
     return Observation.of(comparisons, f"1 in each of {size} rows")
+
+
+@reproduces(batch_matches_single)
+def row_alone_is_row_of_batch(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """Each row alone gives what it gives in the batch."""
+    batch, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
+    floor = eager(model, inputs, dtype)
+    size = next(len(value) for value in inputs.values() if isinstance(value, torch.Tensor))
+    for row in range(size):
+        alone = call(model, slice_row(inputs, row), dtype)
+        part = {
+            name: tensor[row : row + 1]
+            for name, tensor in batch.items()
+            if tensor.dim() and name in alone and alone[name].shape == tensor[row : row + 1].shape
+        }
+        noise = {
+            name: (floor[name] - true[name])[row : row + 1]
+            for name in part
+            if name in floor and floor[name].is_floating_point()
+        }
+        agree(alone, part, noise, tolerance)
 
 
 def sliceable(inputs: Mapping[str, Any], size: int) -> bool:

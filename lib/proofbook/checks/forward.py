@@ -1,9 +1,15 @@
 """Does a forward call give what its class documents, on the target, and the same each time?"""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from torch import nn
 
 from proofbook.checks.compare import differing
+from proofbook.checks.plain import call, eager, same
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.shapes import documented_shapes
 from proofbook.checks.trial import Trial
 
@@ -27,6 +33,16 @@ def finite(trial: Trial) -> Observation:
     )
 
 
+@reproduces(finite)
+def no_value_is_nan(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Every output value is finite where float64 is."""
+    true = eager(model, inputs, torch.float64)
+    for name, tensor in call(model, inputs, dtype).items():
+        known = name in true and true[name].shape == tensor.shape
+        wrong = int((~tensor.isfinite() & (true[name].isfinite() if known else True)).sum())
+        assert not wrong, f"{name}: observed {wrong} values that are NaN or infinite, allowed 0"
+
+
 @check
 def output_shapes(trial: Trial) -> Observation:
     """Outputs have the shapes that the model class documents for these inputs and this configuration."""
@@ -47,7 +63,23 @@ def output_shapes(trial: Trial) -> Observation:
         observed=", ".join(f"{name} {'×'.join(map(str, found[name]))}" for name in judged),
         allowed=", ".join(f"{name} {shape}" for name, shape in show.items()),
         detail=f"wrong: {', '.join(wrong)}" if wrong else "",
+        evidence={"documented": wrong},
     )
+
+
+@reproduces(output_shapes)
+def shapes_are_documented(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    documented: Mapping[str, tuple[int | None, ...]],
+) -> None:
+    """Outputs have the shapes that the class documents; None stands for a size that it leaves open."""
+    outputs = call(model, inputs, dtype)
+    for name, shape in documented.items():
+        found = tuple(outputs[name].shape)
+        fits = len(found) == len(shape) and all(want in (None, have) for want, have in zip(shape, found, strict=True))
+        assert fits, f"{name}: observed shape {found}, allowed {shape}"
 
 
 @check
@@ -60,6 +92,12 @@ def deterministic(trial: Trial) -> Observation:
         allowed="0",
         detail=", ".join(changed[:5]),
     )
+
+
+@reproduces(deterministic)
+def two_calls_give_the_same(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Two calls with the same inputs give the same bits."""
+    same(call(model, inputs, dtype), call(model, inputs, dtype))
 
 
 @check

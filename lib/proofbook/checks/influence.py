@@ -74,14 +74,14 @@ def moved_rows(measure: Measure, outputs: Mapping[str, Tensor], change: Change, 
         def select(output: Tensor) -> Tensor:
             if not output.dim() or output.shape[0] != rows:
                 return output
-            return output[row] if at is None else _without(output[row], length, at)
+            return output[row] if at is None else without_position(output[row], length, at)
 
         return select
 
     return [measure.moved(outputs, part(row, at)) for row, at in change.at.items()]
 
 
-def _without(tensor: Tensor, length: int, at: int) -> Tensor:
+def without_position(tensor: Tensor, length: int, at: int) -> Tensor:
     """The tensor without index ``at`` of every dimension that is ``length`` long."""
     rest = [index for index in range(length) if index != at]
     for dim, size in enumerate(tensor.shape):
@@ -174,7 +174,8 @@ def _gradients(
             return dict.fromkeys(parameters)
         try:
             found = torch.autograd.grad(torch.stack(terms).sum(), list(parameters.values()), allow_unused=True)
-        except RuntimeError:  # code for inference only, which overwrites what the gradient needs: steps will tell
+        except (RuntimeError, AssertionError):
+            # code for inference only, which overwrites what the gradient needs or refuses it: steps will tell
             return dict.fromkeys(parameters)
     return dict(zip(parameters, found, strict=True))
 

@@ -1,12 +1,17 @@
 """Does the checkpoint become the model, and the model the checkpoint again?"""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from proofbook.checks.compare import differing
+from proofbook.checks.plain import call, same
 from proofbook.checks.registry import Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.subject.checkpoint import load_model
 
@@ -28,6 +33,16 @@ def loads(trial: Trial) -> Observation:
     )
 
 
+@reproduces(loads)
+def checkpoint_fills_the_model(whole: Any) -> None:
+    """from_pretrained finds in a saved checkpoint what it needs, and nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole.save_pretrained(folder)
+        _, keys = type(whole).from_pretrained(folder, output_loading_info=True)
+    astray = {kind: found for kind, found in keys.items() if kind.endswith("_keys") and found}
+    assert not astray, f"observed {astray}, allowed none of them"
+
+
 @check
 def save_load_round_trip(trial: Trial) -> Observation:
     """A model saved and loaded again has the same parameters, buffers and outputs, bit for bit."""
@@ -43,3 +58,14 @@ def save_load_round_trip(trial: Trial) -> Observation:
         allowed="0 differ",
         detail=", ".join([*changed[:5], *moved[:5]]),
     )
+
+
+@reproduces(save_load_round_trip)
+def saved_and_loaded_is_the_same(whole: Any, model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """Parameters, buffers and outputs survive saving and loading, bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole.save_pretrained(folder)
+        again = type(whole).from_pretrained(folder, dtype=dtype).eval().to(whole.device)
+    same(again.state_dict(), whole.state_dict())
+    path = next(name for name, module in whole.named_modules() if module is model)
+    same(call(again.get_submodule(path), inputs, dtype), call(model, inputs, dtype))

@@ -2,10 +2,10 @@
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proofbook.checks.compare import Comparison
 from proofbook.verdict import Blocked, Verdict
@@ -30,6 +30,8 @@ class Observation:
     allowed: str
     detail: str = ""
     comparisons: tuple[Comparison, ...] = ()
+    # what its reproduction needs to know: plain values and tensors, by name (see `checks/reproduction.py`)
+    evidence: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, comparisons: Sequence[Comparison], allowed: str, note: str = "") -> "Observation":
@@ -74,6 +76,7 @@ class Finding:
     comparisons: tuple[Comparison, ...] = ()
     # the traceback of an error, for the person who debugs it
     traceback: str = field(default="", repr=False)
+    evidence: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 _register: dict[str, Check] = {}
@@ -138,6 +141,7 @@ def examine(check: Check, trial: "Trial") -> Finding:
         allowed=seen.allowed,
         detail=seen.detail,
         comparisons=seen.comparisons,
+        evidence=seen.evidence,
     )
 
 

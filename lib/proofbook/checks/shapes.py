@@ -10,9 +10,14 @@ Shape = tuple[int | None, ...]
 
 # the docstrings of transformers.modeling_outputs name these symbols
 _BY_HEAD: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
-    # one row a codebook; picture and text in one sequence; tokens beyond the vocabulary
+    # one row a codebook; picture and text in one sequence; tokens beyond the vocabulary; both towers' poolers joined
     (r"^Musicgen", {"logits": ("?", "length", "vocabulary")}),
     (r"^Git", {"logits": ("batch", "?", "vocabulary")}),
+    (r"^TvpModel$", {"last_hidden_state": ("batch", "?", "hidden"), "pooler_output": ("batch", "hidden")}),
+    (r"^SegGptModel$", {"last_hidden_state": ("batch", "?", "?", "hidden")}),
+    (r"^BridgeTowerModel$", {"pooler_output": ("batch", "?")}),
+    # the decoder's states, projected on the features of the series
+    (r"^Autoformer", {"last_hidden_state": ("batch", "?", "?")}),
     (r"^IdeficsFor", {"logits": ("batch", "length", "?")}),
     (r"For(MaskedLM|CausalLM|ConditionalGeneration|PreTraining)$|LMHead(Model)?$|MTModel$",
      {"logits": ("batch", "length", "vocabulary"), "encoder_last_hidden_state": ("batch", "source", "?")}),

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from proofbook.catalog import Weights
-from proofbook.checks.influence import Measure, grouped, moved_rows, parameter_influence
+from proofbook.checks.influence import STEP, Measure, grouped, moved_rows, parameter_influence, without_position
+from proofbook.checks.plain import call, moved
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import reference_model
 from proofbook.checks.vary import Fixed, vary
@@ -27,7 +30,7 @@ def inputs_matter(trial: Trial) -> Observation:
     _only_drawn(trial)
     measure = Measure(trial.outputs, trial.noise, trial.tolerance)
     kept = _kept_ids(trial)
-    least, fixed = {}, []
+    least, fixed, changes = {}, [], {}
     for name, value in trial.inputs.items():
         if not isinstance(value, torch.Tensor):
             continue
@@ -39,6 +42,7 @@ def inputs_matter(trial: Trial) -> Observation:
         except Exception as error:  # each model refuses in its own way what does not fit its other inputs
             fixed.append(f"{name} takes no other value here ({type(error).__name__}: {str(error)[:80]})")
         else:
+            changes[name] = change
             least[name] = min(moved_rows(measure, outputs, change, len(trial.rows)))
     if not least:
         raise NotApplicable("; ".join(fixed) or "no input is a tensor")
@@ -49,7 +53,41 @@ def inputs_matter(trial: Trial) -> Observation:
         observed=", ".join(f"{name} {share:.2g}" for name, share in least.items()) + " times the error allowed",
         allowed=f"{trial.tolerance.signal:g} times or more in every row",
         detail="; ".join([*judged.wrong, *judged.known, *fixed]),
+        evidence={
+            "changed": {name: changes[name].value for name in dead if name in judged.rest},
+            "at": {name: dict(changes[name].at) for name in dead if name in judged.rest},
+        },
     )
+
+
+@reproduces(inputs_matter)
+def inputs_move_outputs(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    changed: Mapping[str, torch.Tensor],
+    at: Mapping[str, Mapping[int, int | None]],
+) -> None:
+    """An input changed in one place of a row moves the outputs of that row elsewhere, by more than rounding."""
+    before = call(model, inputs, dtype)
+    for name, value in changed.items():
+        size, length = value.shape[:2]
+        after = call(model, {**inputs, name: value}, dtype)
+        for row, place in at[name].items():
+            was, now = (
+                {
+                    key: tensor[row] if place is None else without_position(tensor[row], length, place)
+                    for key, tensor in outputs.items()
+                    if tensor.dim() and len(tensor) == size
+                }
+                for outputs in (before, after)
+            )
+            by = moved(now, was, tolerance)
+            where = f"row {row}" if place is None else f"row {row}, position {place}"
+            assert by > 1, (
+                f"{name} changed in {where}: outputs observed to move by {by:.3g} roundings, allowed 1 at least"
+            )
 
 
 @check
@@ -79,7 +117,30 @@ def parameters_matter(trial: Trial) -> Observation:
         observed=f"{len(judged.rest)} of {found.total} used and too weak, {without} without influence{unasked}",
         allowed=f"0 that are used and move no output by {trial.tolerance.signal:g} times the error allowed",
         detail="; ".join([*judged.wrong, *judged.known, *listed]),
+        evidence={"names": judged.rest[:5]},
     )
+
+
+@reproduces(parameters_matter)
+@torch.no_grad()
+def parameters_move_outputs(
+    whole: nn.Module,
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    names: list[str],
+) -> None:
+    """Noise of half its size, added to a parameter, moves outputs by more than rounding."""
+    before = call(model, inputs, dtype)
+    for name in names:
+        parameter = whole.get_parameter(name)
+        kept = parameter.clone()
+        size = float(kept.square().mean().sqrt()) or 1.0
+        parameter.add_(torch.randn(kept.shape, generator=torch.Generator().manual_seed(0)).to(kept), alpha=STEP * size)
+        by = moved(call(model, inputs, dtype), before, tolerance)
+        parameter.copy_(kept)
+        assert by > 1, f"{name} changed: outputs observed to move by {by:.3g} roundings, allowed 1 at least"
 
 
 @dataclass(frozen=True)

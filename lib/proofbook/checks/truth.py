@@ -26,6 +26,9 @@ class Truth:
     exact: bool
 
 
+_DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+
+
 class Float64(TorchFunctionMode):
     """Computes in float64 what a model's code asks to be computed in float32.
 
@@ -52,6 +55,8 @@ class Float64(TorchFunctionMode):
     ) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
+        if func in _DRAWS:  # noise that the model makes for itself is the same as in float32
+            return func(*args, **{**(kwargs or {}), "dtype": torch.float32}).double()
         raised_args = [torch.float64 if argument is torch.float32 else argument for argument in args]
         raised = {
             key: torch.float64 if argument is torch.float32 else argument for key, argument in (kwargs or {}).items()
@@ -79,11 +84,12 @@ def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtyp
 
 
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model on the CPU, in a dtype, with eager attention where the architecture lets one choose."""
+    """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose."""
     reference = copy.deepcopy(model).to("cpu", dtype).eval()
-    choose = getattr(reference, "set_attn_implementation", None)
-    if choose is not None:
-        choose("eager")
+    for part in ("attn", "experts"):
+        choose = getattr(reference, f"set_{part}_implementation", None)
+        if choose is not None:
+            choose("eager")
     return reference
 
 

@@ -102,6 +102,14 @@ class Results:
             return Markup("{}").format(words)
         return Markup('<a href="{}" style="text-decoration:none">{}</a>').format(link, words)
 
+    def reproduced(self, case: CaseRecord) -> Markup:
+        """A link to the script that reproduces a case's failure; empty where there is none."""
+        path = Path(case.notebook).with_name(case.reproduction).as_posix() if case.reproduction else ""
+        if not path or not (self.folder / path).is_file():
+            return Markup("")
+        link = quote(f"{self.base}{path}", safe="/@")
+        return Markup('<a href="{}">reproduction</a>').format(link)
+
     def frames(self) -> "tuple[pd.DataFrame, pd.DataFrame]":
         """Cases and checks as tables to ask one's own questions of; the columns are those of the ledger."""
         import pandas as pd

@@ -59,7 +59,10 @@ def _story(results: Results, case: CaseRecord) -> Markup:
     # a case's reason is most often that of its first check that fell short
     told = any(case.reason == f"{check.check}: {check.detail or check.observed or ''}" for check in checks)
     reason = "" if told else Markup("<div>{}</div>").format(clip(case.reason or "no reason was given"))
-    return Markup("{}{}<pre><code>{}</code></pre>").format(reason, listed, case.rerun)
+    script = results.reproduced(case)
+    return Markup("{}{}{}<pre><code>{}</code></pre>").format(
+        reason, listed, Markup("<div>{}</div>").format(script) if script else "", case.rerun
+    )
 
 
 def short_checks(results: Results, case: CaseRecord) -> list[CheckRecord]:
@@ -158,5 +161,9 @@ def by_cause(results: Results, verdict: Verdict) -> dict[tuple[str, str], list[C
 
 
 def _names(results: Results, cases: Sequence[CaseRecord]) -> Markup:
-    names = Markup(", ").join(results.linked(case, case.case) for case in cases)
+    scripts = [results.reproduced(case) for case in cases]
+    names = Markup(", ").join(
+        results.linked(case, case.case) + (Markup(" ({})").format(script) if script else "")
+        for case, script in zip(cases, scripts, strict=True)
+    )
     return names if len(cases) <= 8 else fold(count_of(len(cases), "case"), names)

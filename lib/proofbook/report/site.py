@@ -41,10 +41,20 @@ def build_site(results: Results, summary: NotebookNode) -> Path:
             if results.link(case) is not None:
                 html = page(through, _notebook(results.folder / case.notebook), _about_case(results, case))
                 _write(new / page_path(case), html)
+                _copy_reproduction(results, case, new)
         if site.exists():
             site.rename(old)
         shutil.move(new, site)
     return site / "index.html"
+
+
+def _copy_reproduction(results: Results, case: CaseRecord, site: Path) -> None:
+    """The script of a case, and the tensors that it reads, beside the case's page."""
+    if results.reproduced(case):
+        script = Path(case.notebook).with_name(case.reproduction)
+        for path in (script, script.with_suffix(".safetensors")):
+            if (results.folder / path).is_file():
+                shutil.copyfile(results.folder / path, site / path)
 
 
 def page_path(case: CaseRecord) -> str:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from packaging.requirements import Requirement
-from transformers import AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from proofbook.catalog import Model, Weights
@@ -169,5 +170,7 @@ def load_processor(spec: Model, folder: Path) -> Any:
 
 def _of_parts(folder: Path) -> Any:
     """What reads a folder without a composite: transformers may map the model's type to one that has more parts."""
-    has_more = any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
-    return AutoProcessor if has_more else AutoTokenizer
+    there = [name for name in _PROCESSOR_FILES if (folder / name).is_file()]
+    if there == ["preprocessor_config.json"] and "image_processor_type" in json.loads((folder / there[0]).read_text()):
+        return AutoImageProcessor
+    return AutoProcessor if any("processor" in name for name in there) else AutoTokenizer

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from proofbook.catalog import Model
 from proofbook.compat import PreTrainedConfig
-from proofbook.subject.requirements import check_needs
+from proofbook.subject.requirements import check_needs, missing_package
 from proofbook.verdict import Blocked
 
 # standard deviations, in units of what the parameter is added to or multiplied with
@@ -69,8 +69,7 @@ def library_blocks(spec: Model) -> Iterator[None]:
         yield
     except ImportError as error:
         said = " ".join(str(error).split())
-        named = re.search(r"requires the (\S+) library", said)
-        package = named[1] if named else error.name or spec.model_class
+        package = missing_package(error) or spec.model_class
         raise Blocked(package, said.partition(". ")[0], f'`pip install "{package}"`') from error
 
 

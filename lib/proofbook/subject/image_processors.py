@@ -23,6 +23,7 @@ _SYNONYMS = {
     "merge_size": ("spatial_merge_size",),
     "max_image_tiles": ("max_num_tiles",),
     "ensure_multiple_of": ("patch_size",),
+    "max_patches": ("max_num_patches",),
     "image_seq_length": ("num_image_tokens", "mm_tokens_per_image"),
 }
 
@@ -79,7 +80,7 @@ def lookup(config: PreTrainedConfig, *names: str) -> Any:
 
 def image_side(config: PreTrainedConfig) -> tuple[int, int]:
     """The shorter and the longer side, in pixels, of the images that ``config`` is made for."""
-    size = lookup(config, "image_size", "input_size")
+    size = lookup(config, "image_size", "input_size", "max_img_size")
     if size is None:
         return FREE_SIDE, FREE_SIDE
     sides = [size] if isinstance(size, int) else list(size)
@@ -118,13 +119,16 @@ def _scaled_sizes(defaults: Mapping[str, Any], config: PreTrainedConfig) -> dict
     if final is None:  # the class counts patches, not pixels
         return {}
     shorter, longer = image_side(config)
-    if "longest_edge" in final:
-        factor = longer / final["longest_edge"]
-    else:
-        factor = shorter / final.get("height", final.get("shortest_edge"))
-    return {
+    factor = longer / final["longest_edge"] if "longest_edge" in final else shorter / min(final.values())
+    scaled = {
         name: {edge: max(1, round(pixels * factor)) for edge, pixels in size.items()} for name, size in sizes.items()
     }
+    for name, size in sizes.items():
+        # a size for a vision part of its own: `high_res_size` for `high_res_vision_config`
+        own = getattr(config, f"{name.removesuffix('size')}vision_config", None)
+        if own is not None and own is not getattr(config, "vision_config", None):
+            scaled[name] = dict.fromkeys(size, image_side(own)[0])
+    return scaled
 
 
 def _is_size(value: Any) -> bool:

@@ -23,7 +23,7 @@ from proofbook.catalog.schema import Exception_
 from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
-from proofbook.subject.tokenizers import align_text, build_tokenizer
+from proofbook.subject.tokenizers import SIZES, align_text, build_tokenizer
 from proofbook.subject.tokenizers.choice import vocabulary_size
 from proofbook.subject.video_processors import build_video_processor, with_stand_in
 
@@ -64,6 +64,8 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
     processor = cls(**parts, **_arguments(cls, spec, config))
     if "chat_template" in inspect.signature(cls.__init__).parameters:
         processor.chat_template = _chat_template(processor)
+        if "image_processor" in parts:
+            processor.tokenizer.add_tokens([_written_token(processor, "image")], special_tokens=True)
     return processor
 
 
@@ -91,11 +93,11 @@ def composite_class(spec: Model) -> Any:
     """The composite class of a model, or None: the one its entry names, the one of transformers' mapping, or else
     the one that the model's own package defines."""
     name = (spec.tiny.processor.get("class") if spec.tiny else None) or PROCESSOR_MAPPING_NAMES.get(spec.model_type)
-    if name:
+    if name := name or _shared_class(spec):
         found = getattr(transformers, name)
         # a decoder for speech shares the processor of whole models; it reads the tokenizer alone
         hears = "feature_extractor" not in processor_parts(found) or feature_extractor_name(spec.model_type)
-        return with_stand_in(found) if hears else None
+        return with_stand_in(found) if hears and not _downloads(found) else None
     package = model_type_to_module_name(spec.model_type)
     if package in CONFIG_MAPPING and package != spec.model_type:
         return None  # the package of a model that this one is a part of: its processor reads more
@@ -104,6 +106,18 @@ def composite_class(spec: Model) -> Any:
     except ModuleNotFoundError:
         return None
     return next((getattr(module, name) for name in module.__all__ if name.endswith("Processor")), None)
+
+
+def _downloads(cls: Any) -> bool:
+    """Whether a composite is made with parts of checkpoints of other models, which it fetches itself."""
+    return ".from_pretrained(" in inspect.getsource(cls.__init__)
+
+
+def _shared_class(spec: Model) -> str | None:
+    """The composite class of the model type in whose package the entry's class is defined, where that is another."""
+    home = getattr(transformers, spec.model_class).__module__.split(".")[-2]
+    other = home != model_type_to_module_name(spec.model_type)
+    return PROCESSOR_MAPPING_NAMES.get(home) if other else None
 
 
 _PART_CLASSES: dict[str, Any] = {
@@ -121,11 +135,11 @@ def _lone_part(spec: Model) -> str | None:
         "image_processor": has_image_processor(spec.model_type),
         "feature_extractor": bool(feature_extractor_name(spec.model_type)),
     }
-    if sum(has.values()) == 1:
-        return next(part for part, there in has.items() if there)
     reads = str(getattr(transformers, spec.model_class).main_input_name)
     if reads.startswith("pixel_values"):
         return "image_processor"
+    if sum(has.values()) == 1:
+        return next(part for part, there in has.items() if there)
     if reads in ("input_values", "input_features"):
         return "feature_extractor"
     return "tokenizer" if reads == "input_ids" or any(has.values()) else None
@@ -161,6 +175,10 @@ def _arguments(cls: Any, spec: Model, config: PreTrainedConfig) -> dict[str, Any
 
 def _argument(name: str, config: PreTrainedConfig) -> Any:
     """An argument that is a fact of the model: the configuration's attribute of that name, or what follows from it."""
+    if name == "num_image_tokens":
+        return lookup(config, "latent_query_num") or _shuffled_patches(config) or lookup(config, name)
+    if name == "image_seq_length":
+        return lookup(config, name, "num_image_tokens", "mm_tokens_per_image") or _shuffled_patches(config) or None
     if name == "num_additional_image_tokens":
         # the strategy 'default' drops the vision tower's first token, so there is one beside the patches
         return int(lookup(config, "vision_feature_select_strategy") == "default")
@@ -170,7 +188,9 @@ def _argument(name: str, config: PreTrainedConfig) -> Any:
 
 
 def _shuffled_patches(config: PreTrainedConfig) -> int:
-    """Tokens an image where each is made of ``scale_factor``² patches."""
+    """Tokens an image where each is made of ``scale_factor``² patches; 0 where images have no size of their own."""
+    if lookup(config, "image_size") is None:
+        return 0
     side = lookup(config, "image_size") // lookup(config, "patch_size")
     return int(side**2 / (lookup(config, "scale_factor") or 1) ** 2)
 
@@ -193,7 +213,12 @@ def _with_named(tokenizer: Any, cls: Any) -> Any:
     source = inspect.getsource(sys.modules[cls.__module__])
     wanted = {match["name"] for match in _NAMED_TOKEN.finditer(source)}
     wanted -= {match["name"] for match in _LOOKED_FOR.finditer(source)}
-    missing = {name: f"<{name.removesuffix('_token')}>" for name in sorted(wanted) if not hasattr(tokenizer, name)}
+    written = {name: re.search(rf'self\.{name} = "([^"]+)"', source) for name in sorted(wanted)}
+    missing = {
+        name: found[1] if found else f"<{name.removesuffix('_token')}>"
+        for name, found in written.items()
+        if not hasattr(tokenizer, name)
+    }
     if not missing:
         return tokenizer
     with TemporaryDirectory() as folder:
@@ -218,8 +243,9 @@ def _make_room(config: PreTrainedConfig, tokenizer: Any) -> None:
     size = vocabulary_size(config)
     if len(tokenizer) > size:
         for part in sub_configs(config):
-            if getattr(part, "vocab_size", None) == size:
-                part.vocab_size = len(tokenizer)
+            for name in SIZES & vars(part).keys():
+                if getattr(part, name) == size:
+                    setattr(part, name, len(tokenizer))
 
 
 def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any) -> None:
@@ -232,13 +258,35 @@ def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any
             name = match["name"]
             spellings = (str(getattr(processor, f"{name}_token", "")), f"<{name}>", f"<|{name}|>")
             ids = [vocabulary[spelling] for spelling in spellings if spelling in vocabulary]
-            written = getattr(processor, f"{name}_token_id", None)  # where it is another than the one that users write
-            if type(written) is int or ids:
-                setattr(part, attribute, written if type(written) is int else ids[0])
+            # what a processor writes may be another token than the one that users write
+            written = [getattr(owner, f"{name}_token_id", None) for owner in (tokenizer, processor)]
+            repeated = [vocabulary[token] for token in _repeated(type(processor)) if name == "image"]
+            found = [one for one in (*repeated, *written, *ids) if type(one) is int]
+            if found:
+                setattr(part, attribute, found[0])
+
+
+def _repeated(cls: Any) -> Iterator[str]:
+    """The placeholders that a processor's source writes several times over, by a number: what fills an image."""
+    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[cls.__module__]))):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Constant):
+            token = node.left.value
+            if isinstance(token, str) and _PLACEHOLDER.fullmatch(token):
+                yield token
 
 
 def _chat_template(processor: Any) -> str:
     vocabulary = processor.tokenizer.get_vocab()
     before, after = (token if token in vocabulary else "" for token in ("<|vision_start|>", "<|vision_end|>"))
-    tokens = {kind: str(getattr(processor, f"{kind}_token", f"<{kind}>")) for kind in ("image", "video")}
-    return _CHAT_TEMPLATE % {kind: f"{before}{token}{after}" for kind, token in tokens.items()}
+    tokens = {kind: f"{before}{_written_token(processor, kind)}{after}" for kind in ("image", "video")}
+    start, end = (getattr(processor, f"image_{side}_token", None) for side in ("start", "end"))
+    if start and end and "start" not in inspect.getsource(type(processor).replace_image_token):
+        tokens["image"] = f"{start}{tokens['image']}{end}"  # which the processor leaves to the template
+    return _CHAT_TEMPLATE % tokens
+
+
+def _written_token(processor: Any, kind: str) -> str:
+    """The token that users write where an image or a video belongs."""
+    return str(
+        getattr(processor, f"{kind}_placeholder_token", None) or getattr(processor, f"{kind}_token", f"<{kind}>")
+    )

@@ -1,5 +1,6 @@
 """Whether the installed libraries are what an entry needs. Imports nothing heavy."""
 
+import re
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.requirements import Requirement
@@ -7,6 +8,27 @@ from packaging.requirements import Requirement
 from proofbook.catalog import Model
 from proofbook.catalog.environments import load_environments
 from proofbook.verdict import Blocked
+
+# how transformers names what it lacks, the name that pip knows it by before others
+_SAYS = (
+    re.compile(r"pip install (?:-\S+ )*(?P<name>[A-Za-z0-9][\w.-]*+)(?!\[)"),
+    re.compile(r"requires (?:the )?`?(?P<name>[\w-]+)`?(?: library| package)"),
+    re.compile(r"need to install (?P<name>[\w.-]*\w)"),
+    re.compile(r"(?i:package|library) `(?P<name>[\w-]+)`"),
+    re.compile(r"(?P<name>[A-Z][\w-]+) is (?:required|not installed)"),
+)
+
+
+def missing_package(error: ImportError) -> str | None:
+    """The package whose absence an error tells of, as pip or else the message calls it, in lower case; None if unsaid.
+
+    A library that explains in its own words often raises that from the error which has the module's name.
+    """
+    said = " ".join(str(error).split())
+    told = next((match["name"] for pattern in _SAYS if (match := pattern.search(said))), None)
+    before = error.__cause__ or error.__context__
+    name = told or error.name or (before.name if isinstance(before, ImportError) else None)
+    return name.lower().strip(".-") if name else None
 
 
 def check_needs(spec: Model) -> None:

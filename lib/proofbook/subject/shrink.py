@@ -10,16 +10,18 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import CONFIG_MAPPING
 
 from proofbook.catalog import Model
 from proofbook.compat import PreTrainedConfig, as_argument, declared, own_arguments, sub_configs_defaults, usual_of
 from proofbook.subject.backbones import with_own_backbones
+from proofbook.subject.open_values import close, walk
 from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink_depth import cut
 from proofbook.subject.shrink_relations import RELATIONS, Fields, each
@@ -28,7 +30,8 @@ from proofbook.verdict import Blocked
 
 
 def full_config(spec: Model) -> PreTrainedConfig:
-    """The configuration of the checkpoint: the defaults of its class, and what the entry's ``config`` says.
+    """The configuration of the checkpoint: the defaults of its class, and what the entry's ``config`` says; with the
+    part that reads pictures, where the class leaves it out and the model takes them.
 
     Raises:
         Blocked: the installed libraries don't have the model type.
@@ -48,7 +51,9 @@ def full_config(spec: Model) -> PreTrainedConfig:
             "Install a release that has it, or correct the entry's model_type",
         )
     kind = CONFIG_MAPPING[spec.model_type]
-    return kind(**_with_defaults(kind, spec.config))
+    config = kind(**_with_defaults(kind, {**_seeing(spec, kind), **spec.config}))
+    close(config)
+    return config
 
 
 def tiny_config(spec: Model) -> PreTrainedConfig:
@@ -78,8 +83,16 @@ class _Node:
     arguments: dict[str, Any]
 
     def construct(self) -> PreTrainedConfig:
-        parts = {name: as_argument(v.construct()) for name, v in self.arguments.items() if isinstance(v, _Node)}
-        return self.kind(**{**self.arguments, **parts})
+        parts = {
+            name: as_argument(value.construct()) if isinstance(value, _Node) else _as_written(value)
+            for name, value in self.arguments.items()
+        }
+        return self.kind(**parts)
+
+
+def _as_written(value: Any) -> Any:
+    """A value as the file of a checkpoint gives it back: JSON knows no tuples."""
+    return [_as_written(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 class _Tree:
@@ -87,17 +100,31 @@ class _Tree:
 
     def __init__(self, root: PreTrainedConfig) -> None:
         self._units: dict[int, set[int]] = {}
-        for config in _walk(root):
-            for side in _ints(vars(config).get("image_size")):
-                self._units.setdefault(side, set()).update(_ints(vars(config).get("patch_size")))
+        for config in walk(root):
+            for side in _ints(vars(config).get("image_size") or vars(config).get("max_img_size")):
+                self._units.setdefault(side, set()).update(_patches(config))
         side = max(self._units, default=0)
         self.scale = self.pixels(side) / side if side else 1.0
-        self.vocabulary = max((n for c in _walk(root) for n in _ints(vars(c).get("vocab_size"))), default=0)
+        self.vocabulary = max((n for c in walk(root) for n in _ints(vars(c).get("vocab_size"))), default=0)
 
     def pixels(self, side: int) -> int:
         """The side of a smaller image: whole patches, 64 pixels or fewer, but two patches at least."""
         unit = math.lcm(*(n for n in self._units.get(side, ()) if n > 0))
         return side if side <= 64 or unit > 128 else unit * max(2, 64 // unit)
+
+    def oblong(self, sides: Sequence[int]) -> list[int]:
+        """The sides of a smaller image of the same proportions, as :meth:`pixels` for one that is not square."""
+        common = math.gcd(*sides)
+        parts = [side // common for side in sides]
+        unit = math.lcm(*(n for side in sides for n in self._units.get(side, ()) if n > 0))
+        if unit * max(parts) > 128 or common % unit:
+            return [self.pixels(side) for side in sides]
+        times = max(1, 64 // (unit * max(parts)), 2 // min(parts))
+        return [part * unit * min(times, common // unit) for part in parts]
+
+    def is_image(self, side: int) -> bool:
+        """Whether some part takes images of that side."""
+        return side in self._units
 
     def number(self, n: int, role: Role) -> int:
         """What a positive number of that role becomes."""
@@ -112,11 +139,11 @@ class _Tree:
                 return MAPS[role](n) if role in MAPS else n
 
 
-def _walk(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    yield config
-    for value in vars(config).values():
-        if isinstance(value, PreTrainedConfig):
-            yield from _walk(value)
+def _patches(config: PreTrainedConfig) -> list[int]:
+    """How many pixels lie between patches, or between the units of patches that are hidden together."""
+    own = vars(config)
+    unit = math.lcm(*(_ints(own.get("masked_unit_size")) or [1]))
+    return [unit * pixels for pixels in _ints(own.get("patch_stride") or own.get("patch_size"))]
 
 
 def _ints(value: Any) -> list[int]:
@@ -168,9 +195,21 @@ def _value(name: str, value: Any, role: Role, vocabulary: int, tree: _Tree) -> A
     if role is Role.TOKEN:
         small = tree.number(vocabulary, Role.VOCABULARY)
         return each(value, lambda n: token(n, vocabulary, small) if vocabulary else n)
+    if name == "patch_size" and type(value) is int and tree.is_image(value):
+        return tree.pixels(value)  # a patch which is the whole image of a part
+    if role is Role.PIXELS and isinstance(value, (list, tuple)) and len(set(_ints(value))) > 1:
+        return tree.oblong(_ints(value)) if len(value) == 2 else each(value, tree.pixels)
     if role is Role.UNIT and isinstance(value, float):
         return min(value, 0.25)
     return each(value, lambda n: tree.number(n, role))
+
+
+def _seeing(spec: Model, kind: type[PreTrainedConfig]) -> dict[str, Any]:
+    """The arguments that give a configuration its optional vision part, where the entry's class takes pictures."""
+    part = sub_configs_defaults(kind).get("vision_config")
+    model = getattr(transformers, spec.model_class, None)
+    sees = model is not None and "pixel_values" in inspect.signature(model.forward).parameters
+    return {"vision_config": {}} if sees and getattr(part, "optional", False) else {}
 
 
 def _with_defaults(kind: type[PreTrainedConfig], changes: Mapping[str, Any]) -> dict[str, Any]:

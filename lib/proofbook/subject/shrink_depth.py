@@ -105,12 +105,14 @@ def _is_indices(name: str, value: Any, depth: int) -> bool:
 
 
 def _is_outputs(name: str) -> bool:
-    return "out_ind" in name
+    return name.removeprefix("_") == "out_indices"
 
 
 def _cut(name: str, value: Any, role: Role, stacks: Sequence[Stack]) -> Any:
     if type(value) is int and role is Role.LAYERS:
         return next((len(stack.kept) for stack in stacks if stack.depth == value), value)
+    if type(value) is int and role is Role.LEADING:  # all of a stack, or one layer that is of another kind
+        return next((len(stack.kept) for stack in stacks if stack.depth == value), min(value, 1))
     if not isinstance(value, (list, tuple)):
         return value
     for stack in stacks:

@@ -129,6 +129,14 @@ def apportion(parts: list[int], total: int) -> list[int]:
     return small
 
 
+def position_features(fields: Fields) -> None:
+    """Half of a width encodes the vertical position, half the horizontal one."""
+    half = fields.old.get("num_pos_feats")
+    whole = [name for name in fields.numbers(Role.WIDTH) if half and fields.old[name] == 2 * half]
+    if whole:
+        fields.new["num_pos_feats"] = fields.new[whole[0]] // 2
+
+
 def joined_heads(fields: Fields) -> None:
     """A head that joins a part with positions to one without is as wide as both (DeepSeek-AI, 2024, multi-head latent
     attention)."""
@@ -169,7 +177,13 @@ def rotary(fields: Fields) -> None:
         elif name in ("rotary_dim",) and type(value) is int and head:
             fields.new[name] = max(2, 2 * round(value * head[1] / head[0] / 2))
         elif name in ("partial_rotary_factor", "rotary_pct", "rope_pct") and isinstance(value, float) and value < 1:
-            fields.new[name] = 0.5
+            fields.new[name] = _rotated(value, head)
+
+
+def _rotated(share: float, head: tuple[int, int] | None) -> float:
+    """The share of a head that is rotated: as it was where that is two pairs or more, else half of it."""
+    rotated = share * head[1] if head else 0
+    return share if rotated >= 4 and rotated % 2 == 0 else 0.5
 
 
 def _head_widths(fields: Fields) -> tuple[int, int] | None:
@@ -187,7 +201,7 @@ def _rope(rope: dict[str, Any], fields: Fields, head: tuple[int, int] | None) ->
     new = dict(rope)
     rotated = rope.get("partial_rotary_factor") or 1.0
     if rotated < 1:
-        new["partial_rotary_factor"] = 0.5
+        new["partial_rotary_factor"] = _rotated(rotated, head)
     pairs = None if head is None else int(head[1] * new.get("partial_rotary_factor", 1.0)) // 2
     for key, value in rope.items():
         if isinstance(value, (list, tuple)) and pairs:
@@ -231,8 +245,11 @@ def pixel_windows(fields: Fields) -> None:
 
 
 def labels(fields: Fields, most: int = 10) -> None:
-    """At most so many classes."""
-    names = fields.old.get("id2label")
+    """At most so many classes; names for those that a class counts and does not name."""
+    names, count = fields.old.get("id2label"), fields.old.get("num_labels")
+    if names is None and type(count) is int:
+        names = {index: f"LABEL_{index}" for index in range(count)}
+        fields.new["num_labels"] = min(count, most)
     if isinstance(names, dict) and len(names) > most:
         fields.new["id2label"] = dict(list(names.items())[:most])
         fields.new["label2id"] = {label: index for index, label in fields.new["id2label"].items()}
@@ -243,6 +260,7 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     head_dims,
     inner_widths,
     sums,
+    position_features,
     joined_heads,
     pixel_windows,
     experts,

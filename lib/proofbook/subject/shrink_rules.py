@@ -20,6 +20,7 @@ class Role(Enum):
     INNER = auto()  # the inner width of a feed-forward block
     WIDTH = auto()
     BASE = auto()  # the width of the first of several stages, each twice as wide
+    GROUPED = auto()  # the same, where the norms of all stages have 32 groups
     CHANNELS = auto()  # of a spectrum, where there are not too many
     VOCABULARY = auto()
     TOKEN = auto()  # the id of a token
@@ -37,6 +38,7 @@ class Role(Enum):
     PIXELS = auto()  # the side of an image
     GRID = auto()  # the side of a grid of patches, in proportion to the image's
     PATCHES = auto()  # a count of patches, in proportion to the image's area
+    BUDGET = auto()  # the most patches of an image that has no size of its own
     CODEBOOKS = auto()
     UNIT = auto()  # a multiplier of widths or depths: 1
 
@@ -45,14 +47,17 @@ class Role(Enum):
 _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.KEEP, (".*_(layer|hook)_ids", "patch_embed_hidden_size")),
     (Role.TOKEN, (".*_ids?", ".*_token_index", ".*_tokens")),
-    (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram")),
+    (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram", "num_res_blocks", "channel_multiplier")),
     (Role.KEEP, ("num_(feat_extract|conv)_layers", "num_stages", "num_encoder_blocks", ".*block_configs")),
     (Role.KEEP, ("(.*_)?(kernel|stride|padding|dilation|ratio|factor|rate)(s|_.*)?", "resblock_.*", "hop_length")),
     (Role.KEEP, ("(num|audio|input|image)_channels", "n_mels", "mel_dim", ".*_bins", ".*spectrogram.*", ".*bucket.*")),
     (Role.KEEP, (".*(type|char|modality)_vocab_sizes?", "max_(2d|rel).*", "segment_means_seq_len", "num_landmarks")),
     (Role.STAGES, ("depths", "block_sizes", "blocks_per_stage", "stage_num_blocks", "num_block_repeats")),
     (Role.STAGES, (".*numb_of_layers",)),
-    (Role.VOCABULARY, (".*vocab(_size.*|ulary_size)?", ".*codebook_size", "num_(embeddings|clusters)")),
+    (
+        Role.VOCABULARY,
+        (".*vocab(_size.*|ulary_size)?", ".*codebook_size", "num_(embeddings|clusters|(bpe|wordpiece)_labels)"),
+    ),
     (
         Role.TOP_K,
         (".*experts_per_tok(en)?", "moe_top_?k", "moe_k", "num_selected_experts", "top_k_experts", "num_topk"),
@@ -60,7 +65,7 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.KEEP, (".*shared_experts?",)),
     (Role.EXPERTS, ("((num|n|moe_num)_)?((local|routed)_)?experts", ".*num_experts", "zero_expert_num")),
     (Role.EXPERT_GROUPS, ("n_group", "num_expert_group", "topk_group", "n_expert_groups?")),
-    (Role.GROUPS, (".*_groups", ".*ngroups")),
+    (Role.GROUPS, (".*_groups", ".*ngroups", "num_windows")),
     (Role.WINDOW, (".*(sliding_window|attention_window|attention_chunk)(_size)?", "local_(attention|radius)")),
     (Role.WINDOW, (".*attn_chunk_length", "((global|index)_)?block_size", "index_(topk|kpool)")),
     (Role.PIXEL_WINDOW, ("window_size(_per_stage)?",)),
@@ -81,20 +86,33 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
         Role.PATCHES,
         ("num_patches", "mm_tokens_per_image", "image_seq_length", "num_(image_tokens|position_embeddings)"),
     ),
+    (Role.BUDGET, ("max_num_patches",)),
     (Role.CODEBOOKS, ("(num|n)_codebooks", "num_quantizers", "num_code_groups")),
     (Role.HEAD_DIM, ("(.*_)?head_(dim|size)", "(.*_)?dim_head", "d_kv", "(.*_)?d_head", "kv_channels", ".*_headdim")),
     (Role.HEADS, ("(.*_)?(num|n)_(.*_)?heads?(_per_.*)?", "(.*_)?heads", "n_head")),
     (Role.INNER, (".*intermediate_(size|dim).*", ".*(ffn|mlp)_dim", ".*ffn_hidden_size", "d_ff", "dff", "dim_ff")),
     (Role.INNER, (".*feed_?forward(_.*)?(_size|_dim)", ".*dim_feedforward", "n_inner", "d_inner", ".*linear_units")),
     (Role.LAYERS, ("(.*_)?layers", "(.*_)?depth", "n_layer", "num_blocks", "num_layers.*", ".*_layers_per.*")),
-    (Role.BASE, ("num_filters", "base_channels", "initial_filters")),
+    (Role.GROUPED, ("base_channels",)),
+    (Role.BASE, ("num_filters", "initial_filters")),
     (Role.CHANNELS, ("feature_size", "(model_)?in(put)?_dim", "input_feat.*")),
     (Role.KEEP, (".*(patch|chunk|batch|state|merge|group|frame|train)_size", ".*crop")),
     (Role.WIDTH, (".*_sizes?", ".*_dims?", ".*_dimension", ".*_(width|rank|units|filters)", ".*channels?", "d_model")),
     (
         Role.WIDTH,
-        (".*(hidden|embed)_(size|dim).*", "dim", "n_embd", "d_latents", ".*d_ssm", ".*channel_list", ".*inplanes"),
+        (
+            ".*(hidden|embed)_(size|dim).*",
+            "dim",
+            "n_embd",
+            "d_latents",
+            ".*d_ssm",
+            ".*channel_list",
+            ".*inplanes",
+            "out_features",
+            "bottleneck_features",
+        ),
     ),
+    (Role.WIDTH, ("(out|bottleneck)_features",)),
 )
 _RULES = tuple((re.compile("|".join(expressions)), role) for role, expressions in _NAMES)
 
@@ -141,6 +159,7 @@ def at_most(limit: int) -> Callable[[int], int]:
 MAPS: dict[Role, Callable[[int], int]] = {
     Role.WIDTH: width,
     Role.BASE: at_most(8),
+    Role.GROUPED: at_most(32),
     Role.CHANNELS: lambda n: n if n <= 128 else width(n),
     Role.HEADS: heads,
     Role.HEAD_DIM: head_dim,
@@ -149,12 +168,12 @@ MAPS: dict[Role, Callable[[int], int]] = {
     Role.WINDOW: at_most(8),
     Role.PIXEL_WINDOW: at_most(4),
     Role.PERIOD: at_most(2),
-    Role.LEADING: at_most(1),
     Role.EXPERTS: at_most(4),
     Role.TOP_K: at_most(2),
     Role.GROUPS: lambda n: _step(n, (1, n), (3, 2), beyond=4),
     Role.QUERIES: at_most(8),
     Role.FRAMES: at_most(4),
+    Role.BUDGET: at_most(64),
     Role.CODEBOOKS: at_most(8),
     Role.UNIT: at_most(1),
 }

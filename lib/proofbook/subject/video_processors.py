@@ -15,6 +15,17 @@ from proofbook.subject.image_processors import settings
 from proofbook.verdict import Blocked
 
 
+class _Blocked(Blocked, AttributeError):  # type: ignore[misc]
+    """Also what ``hasattr`` and the like expect."""
+
+
+_WITHOUT = (
+    "torchvision",
+    "transformers has no video processor for this model without it",
+    "Install the torchvision that matches the installed torch",
+)
+
+
 class StandIn(VideoProcessorMixin):  # type: ignore[misc]
     """A video processor without torchvision: an image processor that gets one frame at a time, or none at all.
 
@@ -32,6 +43,10 @@ class StandIn(VideoProcessorMixin):  # type: ignore[misc]
             frames = getattr(transformers, kind)(**{k: v for k, v in frames.items() if k != "image_processor_type"})
         self.frames = frames
 
+    def __getattr__(self, name: str) -> Any:
+        """A setting of the class that this one stands for, which it does not have."""
+        raise _Blocked(*_WITHOUT) if not name.startswith("_") else AttributeError(name)
+
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """``pixel_values_videos``: clips × frames × channels × height × width.
 
@@ -43,11 +58,7 @@ class StandIn(VideoProcessorMixin):  # type: ignore[misc]
             Blocked: there is no image processor.
         """
         if self.frames is None:
-            raise Blocked(
-                "torchvision",
-                "transformers has no video processor for this model without it",
-                "Install the torchvision that matches the installed torch",
-            )
+            raise _Blocked(*_WITHOUT)
         kwargs["return_tensors"] = "pt"
         clips = [self.frames(list(np.asarray(clip)), **kwargs)["pixel_values"] for clip in videos]
         return BatchFeature({"pixel_values_videos": torch.stack(clips)})

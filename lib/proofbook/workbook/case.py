@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
+from urllib.parse import quote
 
 import torch
 import transformers
@@ -15,11 +17,12 @@ from proofbook.checks.localise import first_divergence, steepest, walk
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
 from proofbook.environments import own_name
+from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.subject.full_size import full_parameters
 from proofbook.verdict import Verdict, overall
-from proofbook.workbook.html import Html, badge, block, code, facts, folded, table
+from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded, table
 from proofbook.workbook.known_faults import judged
-from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, rerun_command
+from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, reproduction_name, rerun_command
 from proofbook.workbook.scraps import glue
 from proofbook.workbook.showing import show_answers, show_findings, show_latency, show_rows, show_tensors
 from proofbook.workbook.surroundings import machine, surroundings, versions
@@ -34,6 +37,9 @@ class CaseFailed(AssertionError):
         """What IPython shows: the message alone, for the frames would be those of this module."""
         return [f"{type(self).__name__}: {self}"]
 
+
+# the verdicts of findings that a script can show
+_REPRODUCED = (Verdict.ERROR, Verdict.FAIL, Verdict.XFAIL)
 
 Step = Callable[Concatenate["Case", P], Html]
 
@@ -97,6 +103,8 @@ class Case(Trial):
         self.environment = own_name()
         self.id = case_id(model, target, self.weights, self.environment)
         self.findings: dict[str, Finding] = {}
+        # the file name of the script that `show_reproduction` wrote
+        self.reproduction = ""
         self._start = time.perf_counter()
 
     @property
@@ -184,6 +192,25 @@ class Case(Trial):
             f"relative RMSE of {len(steps)} module calls", table(("module", "kind", "inputs", "outputs"), rows[:400])
         )
 
+    def show_reproduction(self) -> Html:
+        """A script in plain transformers that fails as the case did, written to the working directory."""
+        failed = [one for one in self.findings.values() if one.verdict in _REPRODUCED]
+        if not failed:
+            return Html("<p>Nothing failed.</p>", "Nothing failed.")
+        name = reproduction_name(self.id)
+        try:
+            found = reproduce(self, sorted(failed, key=lambda one: list(Verdict).index(one.verdict)), name)
+        except NoReproduction as reason:
+            said = f"No small script shows it: {reason}"
+            return Html(f"<p>{escape(said)}</p>", said)
+        script = found.write(Path.cwd(), name)
+        self.reproduction = script.name
+        link = Html(f'<a href="{escape(quote(script.name))}">{escape(script.name)}</a>', script.name)
+        about = facts(
+            [("script", link), ("of", found.check), ("weights", found.weights), ("ends with", code(found.said))]
+        )
+        return about + folded("the script", block(found.script.text))
+
     def check(self, family: str) -> Html:
         """Ask the checks of one family that were chosen, record what they find, and show it."""
         if family not in FAMILIES:
@@ -257,6 +284,7 @@ class Case(Trial):
             input_hash=self.input_hash if encoded else None,
             rerun=self.rerun,
             versions=surroundings(self.target.device),
+            reproduction=self.reproduction,
             trust_remote_code=self.spec.trust_remote_code,
         )
 
@@ -309,7 +337,8 @@ class Case(Trial):
             return examine(check, self)
         if why.verdict is Verdict.BLOCKED:
             return Finding(check, Verdict.BLOCKED, 0.0, observed=why.observed, detail=why.detail)
-        return Finding(check, Verdict.NOT_RUN, 0.0, detail="the model did not load")
+        known = why.verdict is Verdict.XFAIL
+        return Finding(check, Verdict.SKIP if known else Verdict.NOT_RUN, 0.0, detail="the model did not load")
 
 
 def _told(call: ModuleCall) -> str:

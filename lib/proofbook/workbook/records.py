@@ -62,6 +62,8 @@ class CaseRecord(Record):
     notebook: str = ""
     rerun: str = ""
     versions: dict[str, str] = {}
+    # the script beside the notebook that fails by itself as the case did; empty where there is none
+    reproduction: str = ""
     # whether code of the checkpoint itself was run
     trust_remote_code: bool = False
 
@@ -77,6 +79,11 @@ def case_id(model: str, target: str, weights: Weights, environment: str = CURREN
 def notebook_path(category: Category, case: str) -> PurePosixPath:
     """Where the executed notebook of a case lies in its run's folder."""
     return PurePosixPath("cases", category, f"{case}.ipynb")
+
+
+def reproduction_name(case: str) -> str:
+    """What the files of a case's reproduction are called, before ``.py`` and ``.safetensors``."""
+    return f"{case}.repro"
 
 
 def rerun_command(model: str, target: str, weights: Weights, seed: int, environment: str = CURRENT) -> str:

@@ -14,12 +14,12 @@ import transformers
 
 from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
-from proofbook.subject.samples.images import clip
+from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.samples.texts import PROMPTS
 from proofbook.subject.tasks.audio import features, spoken_rows
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.tokens import forward_parameters, texts_of, tokenized
-from proofbook.subject.tasks.vision import framed, pictures
+from proofbook.subject.tasks.vision import encoded_pictures, framed, pictures
 from proofbook.subject.tasks.vision_text import pad_before, without_prompt
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ DESCRIBED = 5
 
 
 class Forward(Task):
-    """One forward call; each row's share of the outputs in figures."""
+    """One forward call; each row's share of the outputs in figures.
+
+    Option ``rows``: how many, where a model takes no more.
+    """
 
     names = ("forward",)
     unit = "rows"
@@ -42,18 +45,18 @@ class Forward(Task):
     def rows(self, subject: Subject) -> list[Row]:
         kinds = modalities(subject)
         heard = spoken_rows(subject) if "audio" in kinds else [Row()] * ROWS
-        seen = framed(subject)
+        shown = self.shown(subject) if "images" in kinds else [()] * ROWS
         frames = lookup(subject.config, "num_frames", "frames_per_clip") or 4
         texts = PROMPTS[:ROWS]
         return [
             Row(
                 text=texts[n] if "text" in kinds else None,
-                images=_shown(subject, seen, n) if "images" in kinds else (),
+                images=shown[n],
                 video=clip(frames, n) if "videos" in kinds else None,
                 audio=heard[n].audio,
                 sampling_rate=heard[n].sampling_rate,
             )
-            for n in range(ROWS)
+            for n in range(subject.options.get("rows", ROWS))
         ]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
@@ -67,10 +70,25 @@ class Forward(Task):
         shown = list((by_row or outputs).items())[:DESCRIBED]
         return [{name: _described(one[row] if by_row else one) for name, one in shown} for row in range(len(rows))]
 
+    def shown(self, subject: Subject) -> list[tuple["Image", ...]]:
+        """The pictures of each row: one."""
+        return [(photo,) for photo in framed(subject)]
 
-def _shown(subject: Subject, seen: Sequence["Image"], row: int) -> tuple["Image", ...]:
-    """The picture of a row; with option ``pairs`` also the next one, for models that match the two."""
-    return (seen[row], seen[(row + 1) % ROWS]) if subject.options.get("pairs") else (seen[row],)
+
+class KeypointMatching(Forward):
+    """Points of one picture found again in another."""
+
+    names = ("keypoint-matching",)
+    unit = "pairs of images"
+
+    def shown(self, subject: Subject) -> list[tuple["Image", ...]]:
+        """The pictures of each row: two."""
+        photos = photographs()
+        return [(photo, photos[n - 1]) for n, photo in enumerate(photos)]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        pairs = [list(row.images) for row in rows]
+        return Encoded(dict(subject.processor(pairs, return_tensors="pt")), len(rows))
 
 
 class AudioTextToText(Forward):
@@ -98,6 +116,7 @@ def modalities(subject: Subject) -> frozenset[str]:
         "images": part_of(processor, "image_processor") is not None and pictures_taken and not filmed,
         "videos": pictures_taken and filmed,
         "audio": part_of(processor, "feature_extractor") is not None
+        and getattr(subject.config, "audio_config", ...) is not None
         and any(name.startswith(("input_features", "input_values", "audio")) for name in takes),
     }
     return frozenset(kind for kind, is_there in there.items() if is_there)
@@ -118,8 +137,7 @@ def processed(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
     if processor is part_of(processor, "tokenizer"):
         return dict(tokenized(subject, texts_of(rows)))
     if processor is part_of(processor, "image_processor"):
-        paired = [list(row.images) for row in rows] if subject.options.get("pairs") else None
-        return dict(processor(clips or paired or pictures(rows), return_tensors="pt"))
+        return dict(processor(clips, return_tensors="pt")) if clips else encoded_pictures(subject, rows)
     if processor is part_of(processor, "feature_extractor"):
         return features(subject, rows)
     given: dict[str, Any] = {}
@@ -153,14 +171,19 @@ def with_derived(subject: Subject, made: Mapping[str, Any]) -> dict[str, Any]:
     for name, parameter in inspect.signature(kind.forward).parameters.items():
         if name in inputs or name == "self" or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        if name.endswith("_mask") and parameter.default is not parameter.empty:
-            continue  # without one, all is there
+        if parameter.default is not parameter.empty and (name.endswith("_mask") or (_is_raw(name) and made)):
+            continue  # without a mask, all is there; and what the processor did not make of raw input needs no other
         derive = _DERIVED.get(name)
         if derive is not None and (value := derive(_Sizes(subject.config, inputs), name)) is not None:
             inputs[name] = value
         elif parameter.default is parameter.empty:
             raise LookupError(f"{kind.__name__}.forward needs {name!r}, and nothing is known to derive it from")
     return inputs
+
+
+def _is_raw(name: str) -> bool:
+    """Whether an argument is pictures or sound."""
+    return name.startswith(("pixel_values", "input_features"))
 
 
 class _Sizes:
@@ -235,7 +258,10 @@ _DERIVED: dict[str, _Derive] = {
     # which patches a masked autoencoder hides
     "noise": lambda s, name: _noise(name, (s.of("image_size") // s.of("patch_size")) ** 2),
     "noise_embeds": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
-    "context_hidden_states": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),
+    # the hidden states of several layers of another model, side by side
+    "context_hidden_states": lambda s, name: _noise(
+        name, STEPS, s.of("hidden_size") * len(getattr(s.config, "target_layer_ids", [0]))
+    ),
     "pixel_values": lambda s, name: _noise(
         name, s.of("num_channels", default=3), *(s.of("image_size", "input_size", default=64),) * 2
     ),
@@ -260,4 +286,4 @@ def _described(tensor: torch.Tensor) -> dict[str, Any]:
     }
 
 
-TASKS: tuple[Task, ...] = (Forward(), AudioTextToText())
+TASKS: tuple[Task, ...] = (Forward(), KeypointMatching(), AudioTextToText())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from proofbook.subject.processors import part_of
 from proofbook.subject.samples import texts
 from proofbook.subject.samples.images import document
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
@@ -216,8 +217,10 @@ def _page_inputs(subject: Subject, rows: Sequence[Row]) -> dict[str, torch.Tenso
     boxes = [[list(box) for box in row.boxes] for row in rows]
     options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
     tokenizer = tokenizer_of(subject)
-    if tokenizer is not subject.processor:
-        return accepted(subject, dict(subject.processor(pictures(rows), texts_of(rows), words, boxes=boxes, **options)))
+    if part_of(subject.processor, "image_processor") is not None:
+        return accepted(
+            subject, dict(subject.processor(pictures(rows), texts_of(rows), text_pair=words, boxes=boxes, **options))
+        )
     batch = tokenizer(words, is_split_into_words=True, **options)
     placed = [_token_boxes(batch.word_ids(row), boxes[row]) for row in range(len(rows))]
     return accepted(subject, {**batch, "bbox": torch.tensor(placed)})

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.texts import corpus
@@ -29,10 +30,20 @@ def lengthened(subject: Subject, text: str) -> str:
     return " ".join([text, *corpus("eng")[: subject.options.get("sentences", 0)]])
 
 
+def model_class_of(subject: Subject) -> Any:
+    """The class that the configuration names as its own."""
+    return getattr(transformers, subject.config.architectures[0])
+
+
 def forward_parameters(subject: Subject) -> frozenset[str]:
-    """The names of the arguments that ``forward`` takes, of the class that the configuration names as its own."""
-    kind = getattr(transformers, subject.config.architectures[0])
-    return frozenset(inspect.signature(kind.forward).parameters)
+    """The names of the arguments that ``forward`` takes; also of those that a class around one whole model hands on."""
+    parameters = inspect.signature(model_class_of(subject).forward).parameters
+    hands_on = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    wrapped = getattr(subject.config, "vlm_config", None) if hands_on else None
+    if wrapped is None:
+        return frozenset(parameters)
+    inner = getattr(transformers, MODEL_MAPPING_NAMES[wrapped.model_type])
+    return frozenset({*parameters, *inspect.signature(inner.forward).parameters})
 
 
 def tokenized(subject: Subject, texts: Sequence[Any], *pairs: Sequence[Any], **more: Any) -> dict[str, torch.Tensor]:

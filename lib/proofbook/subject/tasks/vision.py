@@ -1,12 +1,15 @@
 """Tasks on pictures: named, found in, cut out, measured, continued."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import ImageProcessingMixin
 
+from proofbook.subject.image_processors import image_side
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import photographs
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
@@ -29,7 +32,7 @@ class _OfPhotographs(Task):
         return [Row(images=(photo,)) for photo in framed(subject)]
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
-        return Encoded(dict(subject.processor(images=pictures(rows), return_tensors="pt")), len(rows))
+        return Encoded(encoded_pictures(subject, rows), len(rows))
 
 
 class ImageClassification(_OfPhotographs):
@@ -41,7 +44,9 @@ class ImageClassification(_OfPhotographs):
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list[list[Answer]]:
         scores = model(**encoded.inputs).logits.float().softmax(-1)
-        return [best_labels(of_row, list(model.config.id2label.values())) for of_row in scores]
+        named = model.config.id2label or {}  # some configurations number their labels and name none
+        labels = list(named.values()) or [f"LABEL_{number}" for number in range(scores.shape[-1])]
+        return [best_labels(of_row, labels) for of_row in scores]
 
 
 class ObjectDetection(_OfPhotographs):
@@ -130,7 +135,10 @@ class DepthEstimation(_OfPhotographs):
     def answer(
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list[np.ndarray[Any, Any]]:
-        found = subject.processor.post_process_depth_estimation(model(**encoded.inputs), target_sizes=sizes(rows))
+        restore = subject.processor.post_process_depth_estimation
+        # one that pads a picture takes the padding away again
+        padded = {"source_sizes": sizes(rows)} if "source_sizes" in inspect.signature(restore).parameters else {}
+        found = restore(model(**encoded.inputs), target_sizes=sizes(rows), **padded)
         return [one["predicted_depth"].float().cpu().numpy() for one in found]
 
 
@@ -196,9 +204,53 @@ class ImageGeneration(_OfPhotographs):
 
 
 def framed(subject: Subject) -> list[Image.Image]:
-    """The photographs; resized to squares of option ``side`` pixels, for processors that keep the shape of pictures."""
-    side = subject.options.get("side")
-    return [photo.resize((side, side)) for photo in photographs()] if side else photographs()
+    """The photographs; resized to squares for processors that keep the shape of pictures, which then make no batch."""
+    photos = photographs()
+    if not isinstance(subject.processor, ImageProcessingMixin) or not _keeps_shape(subject.processor):
+        return photos
+    side = image_side(subject.config)[0]
+    return [photo.resize((side, side)) for photo in photos]
+
+
+def _keeps_shape(processor: Any) -> bool:
+    """Whether an image processor makes arrays of several shapes of pictures of several shapes."""
+    made = processor(photographs(), **beside(processor, photographs())).get("pixel_values", ())
+    return len({np.shape(one) for one in made}) > 1
+
+
+def encoded_pictures(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
+    """What an image processor alone makes of the picture of each row, and of what it reads beside it."""
+    photos = pictures(rows)
+    return dict(subject.processor(photos, **beside(subject.processor, photos), return_tensors="pt"))
+
+
+def beside(processor: Any, photos: Sequence[Image.Image]) -> dict[str, Any]:
+    """What the ``preprocess`` of an image processor reads beside pictures, by its names for it."""
+    asked = inspect.signature(processor.preprocess).parameters
+    return {name: make(photos) for name, make in _BESIDE.items() if name in asked}
+
+
+def _maps(photos: Sequence[Image.Image], *levels: int) -> list[Image.Image]:
+    """A map of each picture: rectangles one in the other, of those levels, from the outermost to the innermost."""
+    maps = []
+    for photo in photos:
+        level_of = np.full((photo.height, photo.width), levels[0], np.uint8)
+        for n, level in enumerate(levels[1:], start=1):
+            top, left = (n * length // (2 * len(levels)) for length in level_of.shape)
+            level_of[top : photo.height - top, left : photo.width - left] = level
+        maps.append(Image.fromarray(level_of))
+    return maps
+
+
+_BESIDE: dict[str, Callable[[Sequence[Image.Image]], Any]] = {
+    # (x, y, width, height) of the people in each picture
+    "boxes": lambda photos: [[[0.0, 0.0, photo.width, photo.height]] for photo in photos],
+    # background, unknown, foreground
+    "trimaps": lambda photos: _maps(photos, 0, 128, 255),
+    # an example to go by: another picture, and what is sought in it
+    "prompt_images": lambda photos: [*photos[1:], photos[0]],
+    "prompt_masks": lambda photos: _maps([*photos[1:], photos[0]], 0, 1),
+}
 
 
 def pictures(rows: Sequence[Row]) -> list[Image.Image]:

@@ -9,7 +9,7 @@ from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
-from proofbook.subject.tasks.tokens import forward_parameters
+from proofbook.subject.tasks.tokens import forward_parameters, model_class_of
 from proofbook.subject.tasks.vision import Answer, best_boxes, best_labels, pictures, sizes
 
 if TYPE_CHECKING:
@@ -146,13 +146,17 @@ def without_prompt(written: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
 
 
 def processed(subject: Subject, **inputs: Any) -> dict[str, Any]:
-    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it.
+    """What ``forward`` takes of the processor's output, padded; option ``padding``: how, as tokenizers name it; option
+    ``processing``: further arguments of the processor's call.
 
     Without labels, which some processors make for training.
     """
     padding = subject.options.get("padding", True)
-    made = subject.processor(**inputs, padding=padding, return_tensors="pt")
     takes = forward_parameters(subject) - {"labels"}
+    more = dict(subject.options.get("processing", {}))
+    if "mm_token_type_ids" in takes and hasattr(subject.processor, "return_mm_token_type_ids"):
+        more["return_mm_token_type_ids"] = True  # which of a token and a picture stands where
+    made = subject.processor(**inputs, **more, padding=padding, return_tensors="pt")
     return {name: value for name, value in made.items() if name in takes}
 
 
@@ -161,7 +165,7 @@ def pad_before(subject: Subject) -> None:
 
     As users do: some processors go by what the tokenizer says, not by what they are told.
     """
-    if not subject.config.is_encoder_decoder:
+    if model_class_of(subject).can_generate() and not subject.config.is_encoder_decoder:
         part_of(subject.processor, "tokenizer").padding_side = "left"
 
 

@@ -37,13 +37,14 @@ def train(cls: Any, size: int) -> TokenizersBackend:
     """A tokenizer of that class with at most ``size`` tokens, its special ones first.
 
     The class makes its normalizer, pre-tokenizer, decoder and template; one that leaves them all to the checkpoint, as
-    ``TokenizersBackend`` itself does, gets a byte-level BPE.
+    ``TokenizersBackend`` itself does, gets a byte-level BPE. One whose vocabulary is fixed comes as it is.
 
     Raises:
         ValueError: the special tokens leave too little room.
     """
     if "vocab" not in inspect.signature(cls).parameters:
-        return _byte_level(cls, size)
+        fixed = "__init__" in vars(cls) and "vocab_file" not in cls.vocab_files_names
+        return cls() if fixed else _byte_level(cls, size)
     return cls(**{**_arguments(cls), **copy.deepcopy(_vocabulary(cls, size))})
 
 
@@ -91,9 +92,10 @@ def _byte_level(cls: Any, size: int) -> TokenizersBackend:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     pipeline = Tokenizer(BPE())
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    known = list(special.values())
-    vocab, merges = merged(pipeline.model, pipeline, known + _alphabet(pipeline, known), size - 1)
+    known = [*special.values(), *_alphabet(pipeline, list(special.values()))]
+    masked = size > len(known)  # models of bytes have no room for more
+    vocab, merges = merged(pipeline.model, pipeline, known, size - masked)
     pipeline.model = BPE(vocab, merges)
     pipeline.decoder = decoders.ByteLevel()
-    mask = AddedToken("<mask>", lstrip=True, special=True)
-    return cls(tokenizer_object=pipeline, mask_token=mask, **special)
+    mask = {"mask_token": AddedToken("<mask>", lstrip=True, special=True)} if masked else {}
+    return cls(tokenizer_object=pipeline, **mask, **special)

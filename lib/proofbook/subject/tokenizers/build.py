@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from proofbook.catalog import Model
 from proofbook.compat import PreTrainedConfig, TokenizersBackend
+from proofbook.subject.requirements import missing_package
 from proofbook.subject.tokenizers import backend, files
 from proofbook.subject.tokenizers.choice import is_backend, tokenizer_class, vocabulary_size
 from proofbook.verdict import Blocked
@@ -40,8 +41,7 @@ def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenize
     try:
         tokenizer = train(cls, vocabulary_size(config))
     except ImportError as error:
-        # a class that explains in its own words raises that from the error which has the package's name
-        package = error.name or getattr(error.__context__, "name", None) or cls.__name__
+        package = missing_package(error) or cls.__name__
         raise Blocked(package, f"{cls.__name__} can't be made: {error}", f"pip install {package}") from error
     return make_ready(_as_backend(tokenizer) if is_backend(config) else tokenizer)
 

@@ -74,7 +74,7 @@ def _special(cls: TokenizerClass) -> list[str]:
     return list(dict.fromkeys([*single, *(more if isinstance(more, list) else ())]))
 
 
-def _save(path: Path, content: bytes | list[str] | dict[str, int]) -> str:
+def _save(path: Path, content: bytes | list[str] | dict[str, Any]) -> str:
     """Bytes as they are, a list line by line, a mapping as JSON; the path as text."""
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -87,6 +87,31 @@ def _save(path: Path, content: bytes | list[str] | dict[str, int]) -> str:
 
 def _numbered(tokens: Iterable[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
+def _glyphs(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """Word pieces, of which two more files say how each looks and how it sounds, by a number."""
+    files = _word_pieces(cls, size, folder)
+    pieces = Path(files["vocab_file"]).read_text(encoding="utf-8").splitlines()
+    shapes = {piece: number % 512 for number, piece in enumerate(pieces)}
+    sounds = {piece: number % 256 for number, piece in enumerate(pieces)}  # several look or sound alike
+    return {
+        **files,
+        "word_shape_file": _save(folder / "word_shape.json", shapes),
+        "word_pronunciation_file": _save(folder / "word_pronunciation.json", sounds),
+    }
+
+
+def _kana(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """The characters of Japanese, and bytes for all others; no emoji."""
+    marks = ["<SP>", "<BR>", "<TAB>", "<KIGOU>", "<U2000U2BFF>"]
+    tokens = [*(f"<|byte{byte}|>" for byte in range(256)), *marks, *_special(cls)]
+    letters = Counter("".join(texts.corpus("jpn")).replace(",", ""))
+    tokens = [*(letter for letter, _ in letters.most_common(size - len(tokens))), *tokens]
+    return {
+        "vocab_file": _save(folder / "vocab.txt", tokens),
+        "emoji_file": _save(folder / "emoji.json", {"emoji": {}, "emoji_inv": {}}),
+    }
 
 
 def _sentencepiece(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
@@ -145,6 +170,18 @@ def _marked_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     return _merges(cls, size, folder, pipeline)
 
 
+def _two_languages(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """The same words for the source and for the target."""
+    files = _marked_words(cls, size, folder)
+    words = files["vocab_file"]
+    return {
+        "src_vocab_file": words,
+        "tgt_vocab_file": words,
+        "merges_file": files["merges_file"],
+        "langs": ["en", "fr"],
+    }
+
+
 def _continued_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     """The same, except that in the vocabulary it is the pieces before the last that are marked, as fairseq does."""
     files = _marked_words(cls, size, folder)
@@ -191,6 +228,9 @@ _BY_FILES: dict[tuple[str, ...], Recipe] = {
     ("vocab_file.json",): _letters,
     ("merges_file.txt", "vocab_file.json"): _marked_words,
     ("entity_vocab_file.json", "merges_file.txt", "vocab_file.json"): _entities,
+    ("merges_file.txt", "src_vocab_file.json", "tgt_vocab_file.json"): _two_languages,
+    ("vocab_file.txt", "word_pronunciation_file.json", "word_shape_file.json"): _glyphs,
+    ("emoji_file.json", "vocab_file.txt"): _kana,
     ("spm_file.model", "vocab_file.json"): _numbered_pieces,
     ("source_spm.spm", "target_spm.spm", "vocab.json"): _source_and_target,
 }

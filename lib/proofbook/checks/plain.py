@@ -1,0 +1,102 @@
+"""Plain torch in which reproductions ask a question again: their scripts take these functions over as they stand.
+
+Nothing here may need more than torch and transformers bring.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from proofbook.checks.truth import computing_in, reference_model
+from proofbook.runtimes.outputs import flatten
+
+
+def call(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every tensor that one forward call in a dtype gives, by its name, on the CPU."""
+    device = next(model.parameters()).device
+
+    def place(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+    torch.manual_seed(0)  # for models that draw noise
+    with torch.no_grad():
+        return {name: one.cpu() for name, one in flatten(model(**tree_map_only(Tensor, place, dict(inputs)))).items()}
+
+
+def eager(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same with eager attention on the CPU; in float64 it is the truth."""
+    with computing_in(dtype):
+        return call(reference_model(model, dtype), inputs, dtype)
+
+
+def agree(
+    actual: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    noise: Mapping[str, Tensor],
+    tolerance: Mapping[str, float],
+) -> None:
+    """Assert that outputs differ by no more than a multiple of the noise, and by rounding where there is none."""
+    for name, true in expected.items():
+        found = actual[name]
+        assert found.shape == true.shape, f"{name}: observed shape {tuple(found.shape)}, allowed {tuple(true.shape)}"
+        if not true.is_floating_point():
+            wrong = int((found != true).sum())
+            assert not wrong, f"{name}: observed {wrong} values that differ, allowed 0"
+            continue
+        finite = true.isfinite() & (true.abs() < tolerance["mask"])  # masks are of the lowest finite value
+        broken = int((~found.isfinite() & finite).sum())
+        assert not broken, f"{name}: observed {broken} values that are NaN or infinite, allowed 0"
+        error = torch.where(finite, found.double() - true.double(), 0.0)
+        floor = torch.where(finite, noise[name].double(), 0.0) if name in noise else torch.zeros_like(error)
+        scale = float(true[finite].double().square().mean().sqrt()) if finite.any() else 0.0
+        for norm, observed, own, count in zip(
+            ("RMSE", "worst row", "worst element"),
+            norms(error),
+            norms(floor),
+            (1, error.numel() // max(1, error.shape[-1] if error.dim() else 1), error.numel()),
+            strict=True,
+        ):
+            unit = tolerance["eps"] * scale * math.sqrt(max(1.0, 2 * math.log(max(1, count))))
+            low, high = tolerance["smallest"] * unit, tolerance["largest"] * unit
+            allowed = min(max(tolerance["multiple"] * own, low), high)
+            assert observed <= allowed, f"{name}, {norm}: observed {observed:.3g}, allowed {allowed:.3g}"
+
+
+def norms(error: Tensor) -> tuple[float, float, float]:
+    """RMSE, that of the worst row (a vector along the last dimension), and the worst element."""
+    if not error.numel():
+        return 0.0, 0.0, 0.0
+    rows = error.reshape(-1, error.shape[-1]) if error.dim() else error.reshape(1, 1)
+    squares = rows.square()
+    return float(squares.mean().sqrt()), float(squares.mean(-1).max().sqrt()), float(rows.abs().max())
+
+
+def same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Assert that tensors are the same bit for bit; NaN equals NaN."""
+    for name, wanted in expected.items():
+        found = actual.get(name)
+        assert found is not None, f"{name}: observed none, allowed {tuple(wanted.shape)}"
+        assert found.shape == wanted.shape, f"{name}: observed {tuple(found.shape)}, allowed {tuple(wanted.shape)}"
+        assert found.dtype == wanted.dtype, f"{name}: observed {found.dtype}, allowed {wanted.dtype}"
+        differ = int(((found != wanted) & ~((found != found) & (wanted != wanted))).sum())
+        assert not differ, f"{name}: observed {differ} of {wanted.numel()} values that differ, allowed 0"
+
+
+def moved(after: Mapping[str, Tensor], before: Mapping[str, Tensor], tolerance: Mapping[str, float]) -> float:
+    """How far outputs moved, as a multiple of their rounding; infinite where their shapes did."""
+    most = 0.0
+    for name, was in before.items():
+        now = after.get(name)
+        if now is None or now.shape != was.shape:
+            return math.inf
+        finite = was.isfinite() & now.isfinite() & (was.double().abs() < tolerance["mask"])
+        old, new = was[finite].double(), now[finite].double()
+        if old.numel():
+            unit = tolerance["smallest"] * tolerance["eps"] * float(old.square().mean().sqrt())
+            change = float((new - old).abs().max())
+            most = max(most, change / unit if unit else (math.inf if change else 0.0))
+    return most

@@ -1,0 +1,97 @@
+"""The source of functions, with all of ours that they call: what a script without proofbook takes over."""
+
+import ast
+import builtins
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+OURS = __name__.partition(".")[0]
+
+
+class NotPlain(TypeError):
+    """Something that a function names can't stand in a script; the message says what."""
+
+
+class Bundle:
+    """Lines of imports, and definitions in an order in which each stands below those that it needs."""
+
+    def __init__(self) -> None:
+        self.imports: set[str] = set()
+        self._constants: list[str] = []
+        self._definitions: list[str] = []
+        self._taken: dict[str, Any] = {}
+
+    @property
+    def definitions(self) -> str:
+        """Constants, then functions and classes."""
+        return "\n\n\n".join([*["\n".join(self._constants)] * bool(self._constants), *self._definitions])
+
+    def take(self, name: str, value: Any) -> None:
+        """Add what a name stands for: an import, a constant, or a definition with all that it names.
+
+        Raises:
+            NotPlain: it is of ours and none of these, or the name stands for something else already.
+        """
+        value = inspect.unwrap(value) if callable(value) else value
+        if name in self._taken:
+            if self._taken[name] is not value:
+                raise NotPlain(f"{name} stands for two things")
+            return
+        self._taken[name] = value
+        if isinstance(value, ModuleType):
+            self.imports.add(_import(value.__name__, name))
+        elif isinstance(value, bool | int | float | str):
+            self._constants.append(f"{name} = {value!r}")
+        elif not _is_ours(value):
+            self.imports.add(f"from {value.__module__} import {name}")
+        elif isinstance(value, FunctionType | type):
+            source = _source(value)
+            for used, found in _named(source, value):
+                self.take(used, found)
+            self._definitions.append(source)
+        else:
+            raise NotPlain(f"{name} is a {type(value).__name__}")
+
+
+def bundled(functions: Iterable[Callable[..., Any]]) -> Bundle:
+    """Functions with all that they name. Raises :class:`NotPlain`."""
+    bundle = Bundle()
+    for function in functions:
+        bundle.take(function.__name__, function)
+    return bundle
+
+
+def _is_ours(value: Any) -> bool:
+    return str(getattr(value, "__module__", OURS)).partition(".")[0] == OURS
+
+
+def _import(module: str, name: str) -> str:
+    if module == name:
+        return f"import {module}"
+    parent, _, child = module.rpartition(".")
+    return f"from {parent} import {child}" if child == name else f"import {module} as {name}"
+
+
+def _source(value: Any) -> str:
+    """The source of a function or class, without decorators of ours, which only register it."""
+    text = inspect.getsource(value)
+    node = ast.parse(text).body[0]
+    assert isinstance(node, ast.FunctionDef | ast.ClassDef)
+    lines = text.rstrip().splitlines()
+    names = vars(sys.modules[value.__module__])
+    dropped: set[int] = set()
+    for decorator in node.decorator_list:
+        first = next(each.id for each in ast.walk(decorator) if isinstance(each, ast.Name))
+        if _is_ours(names[first]):
+            dropped |= set(range(decorator.lineno, (decorator.end_lineno or decorator.lineno) + 1))
+    return "\n".join(line for number, line in enumerate(lines, start=1) if number not in dropped)
+
+
+def _named(source: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The names of a definition that its module gives a meaning."""
+    known = vars(sys.modules[value.__module__])
+    names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+    return ((name, known[name]) for name in sorted(names) if name in known and not hasattr(builtins, name))

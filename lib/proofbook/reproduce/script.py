@@ -1,0 +1,185 @@
+"""The script: imports, the functions it asks with, the configuration, the weights, the inputs, the question."""
+
+import copy
+import inspect
+import json
+import platform
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proofbook.compat import DTYPE
+from proofbook.reproduce.bundle import bundled
+from proofbook.reproduce.values import Writer
+
+# beyond this the weights make no small reproduction, in bytes
+LARGEST_FILE = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a script is about: the model's class and configuration, its inputs, and where and how it runs."""
+
+    kind: type
+    config: Any
+    # by their names; None where the model did not load
+    weights: Mapping[str, Tensor] | None
+    inputs: Mapping[str, Any]
+    # the dotted path of the part that is called; empty for the model itself
+    module: str
+    dtype: str
+    device: str
+    tolerance: Mapping[str, float]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script's text, and the tensors of the file that it reads; none where it needs no file."""
+
+    text: str
+    tensors: Mapping[str, Tensor]
+
+
+def write_script(
+    subject: Subject,
+    question: Callable[..., None],
+    evidence: Mapping[str, Any],
+    about: str,
+    name: str,
+    exact: bool,
+) -> Script:
+    """A script that asks a question of a model.
+
+    Args:
+        question: what a check declared (:func:`~proofbook.checks.reproduction.reproduces`).
+        evidence: values for its parameters, by their names.
+        about: what the script shows, for its docstring.
+        name: that of its file, without ``.py``.
+        exact: with the very weights and long inputs, from a file; otherwise drawn anew from the seed.
+
+    Raises:
+        NotPlain, NotWritable: what the question names, or an input, can't stand in a script.
+        LookupError: the question asks for a value that the check did not give.
+    """
+    writer = Writer(exact)
+    known = {
+        "model": f"model.get_submodule({subject.module!r})" if subject.module else "model",
+        "whole": "model",
+        "dtype": f"torch.{subject.dtype}",
+    }
+    values = {"inputs": dict(subject.inputs), "tolerance": dict(subject.tolerance), **evidence}
+    parameters = inspect.signature(question).parameters
+    given = {each: writer.source(values[each], each) for each in parameters if each not in known}
+    bundle = bundled([question])
+    for thing in (subject.kind, type(subject.config)):
+        bundle.imports.add(_import(thing))
+    bundle.imports |= {"import json", "import torch"}
+    weights = _weights(subject, exact)
+    tensors = {**writer.tensors, **(_flat(subject.weights or {}) if exact else {})}
+    if tensors:
+        bundle.imports |= {"from pathlib import Path", "from safetensors.torch import load_file"}
+    if subject.dtype != "float32":
+        bundle.imports.add("import tempfile")
+    arguments = ", ".join(f"{each}={known.get(each, each)}" for each in parameters)
+    parts = [
+        f'"""{_docstring(about, name)}\n"""',
+        f"{_sorted(bundle.imports)}\n\n\n{bundle.definitions}\n",
+        f'CONFIG = json.loads(r"""{_json(subject.config)}""")',
+        *(['TENSORS = load_file(Path(__file__).with_suffix(".safetensors"))'] if tensors else []),
+        weights,
+        "\n".join(f"{each} = {source}" for each, source in given.items()),
+        f"{question.__name__}({arguments})",
+    ]
+    return Script("\n\n".join(part for part in parts if part) + "\n", tensors)
+
+
+def _docstring(about: str, name: str) -> str:
+    releases = f"torch {torch.__version__}, transformers {version('transformers')}, Python {platform.python_version()}"
+    safe = about.replace("\\", "\\\\").replace('"""', "'''")
+    lines = [textwrap.fill(line, 118, break_long_words=False) for line in safe.splitlines()]
+    return "\n".join([*lines, "", f"Seen with {releases}, and needs no more than these: python {name}.py"])
+
+
+def _json(config: Any) -> str:
+    """The configuration: where it differs from the defaults of its class, if that says all."""
+    short, whole = (_without_origin(json.loads(config.to_json_string(use_diff=diff))) for diff in (True, False))
+    try:
+        again = type(config).from_dict(copy.deepcopy(short)).to_json_string(use_diff=False)
+    except Exception:  # each class refuses in its own way what is not all of it
+        return json.dumps(whole, indent=1)
+    return json.dumps(short if _without_origin(json.loads(again)) == whole else whole, indent=1)
+
+
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what says where it came from, in all of its parts."""
+    return {
+        key: _without_origin(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+    }
+
+
+def _weights(subject: Subject, exact: bool) -> str:
+    lines = [
+        f"torch.manual_seed({subject.seed})",
+        f"model = {subject.kind.__name__}({type(subject.config).__name__}.from_dict(CONFIG)).eval()",
+    ]
+    if exact and subject.weights is not None:
+        lines += [
+            'prefix = "weights."',
+            "state = {key.removeprefix(prefix): value for key, value in TENSORS.items() if key.startswith(prefix)}",
+            "model.load_state_dict(state)",
+        ]
+    else:
+        lines += [
+            "with torch.no_grad():  # wider than the library draws them, so that attention is not uniform",
+            "    for parameter in model.parameters():",
+            "        if parameter.is_floating_point() and parameter.dim() > 1:",
+            "            parameter.normal_(std=parameter[0].numel() ** -0.5)",
+        ]
+    if subject.dtype != "float32":
+        # by way of a checkpoint, for the library keeps some parameters in float32
+        lines += [
+            "with tempfile.TemporaryDirectory() as folder:",
+            "    model.save_pretrained(folder)",
+            f"    model = type(model).from_pretrained(folder, {DTYPE}=torch.{subject.dtype}).eval()",
+        ]
+    if subject.device != "cpu":
+        lines.append(f'model = model.to("{subject.device}")')
+    return "\n".join(lines)
+
+
+def _flat(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"weights.{name}": value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+
+
+def _import(kind: type) -> str:
+    import transformers
+
+    public = getattr(transformers, kind.__name__, None) is kind
+    return f"from {'transformers' if public else kind.__module__} import {kind.__name__}"
+
+
+def _sorted(imports: set[str]) -> str:
+    """Lines of imports in the usual order: the standard library, then packages."""
+    lines: dict[str, set[str]] = {}
+    for line in imports:
+        head, _, name = line.rpartition("import ")
+        lines.setdefault(head or line, set()).add(name)
+    whole = [
+        f"{head}import {', '.join(sorted(names))}" if head.startswith("from") else head for head, names in lines.items()
+    ]
+
+    def order(line: str) -> tuple[bool, str]:
+        return line.startswith("from"), line
+
+    own = [line for line in whole if line.split()[1].partition(".")[0] in sys.stdlib_module_names]
+    rest = [line for line in whole if line not in own]
+    return "\n\n".join("\n".join(sorted(group, key=order)) for group in (own, rest))
