@@ -147,6 +147,29 @@ def debug(
 
 
 @app.command()
+def selftest(
+    suite: Annotated[str, typer.Option(help="Suite whose models are used.")] = "spread",
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only these models: one, or several with commas; may be repeated.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Only these faults, or none: one, or several with commas; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=0, help="Draws of each model without a fault, to count false alarms.")] = 1,
+    target: Annotated[str, typer.Option(help="Hardware target.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core.")] = None,
+    json: Json = False,
+) -> None:
+    """Prove that the checks work: plant faults in real models, and see which check finds each.
+
+    Exit status: 1 if a fault was missed, could not be planted, or a check fell short on a model without one.
+    """
+    from proofbook.cli.selftesting import selftest_suite
+
+    raise typer.Exit(selftest_suite(suite, _each(model), _each(fault), seeds, target, jobs, json))
+
+
+@app.command()
 def add(
     source: Annotated[
         str, typer.Argument(metavar="HUB_ID|FOLDER|CONFIG", help="A repository, a checkpoint's folder, a config.json.")

@@ -1,0 +1,112 @@
+"""One fault in one model, or one clean model: does the battery say what it should?"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from proofbook.catalog import Weights, load_catalog
+from proofbook.checks.registry import Check, Finding, NotApplicable, examine, registered
+from proofbook.checks.trial import Trial
+from proofbook.selftest.register import Fault, Reach, faults
+from proofbook.verdict import Blocked
+
+# nothing that a fault could be seen by, and it takes its time
+_LEFT_OUT = ("timing",)
+
+
+class Result(StrEnum):
+    """What became of a fault in a model."""
+
+    FOUND = "found"
+    MISSED = "missed"
+    NOT_APPLICABLE = "not applicable"  # the model has no part that could be wrong so
+    UNPLANTED = "unplanted"  # planting it raised: a defect of the catalogue
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One fault in one model."""
+
+    fault: str
+    model: str
+    category: str
+    result: Result
+    # the check that fell short first, with its verdict and what it saw; else why there was none
+    check: str = ""
+    detail: str = ""
+    # of all checks up to that one
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A check that fell short on a model without a fault."""
+
+    model: str
+    seed: int
+    check: str
+    detail: str
+
+
+def plant(name: str, model: str, target: str = "cpu", seed: int = 0) -> Planted:
+    """Plant a fault in a model and ask the battery until a check falls short."""
+    fault = _faults()[name]
+    trial = _trial(model, target, seed)
+    told = (name, model, str(trial.spec.category))
+    try:
+        if fault.reach is Reach.TARGET:  # truth is what the model computed before
+            _ = trial.truth, trial.noise
+        with fault.plant(trial):
+            return _searched(trial, told)
+    except (NotApplicable, Blocked) as reason:
+        return Planted(*told, Result.NOT_APPLICABLE, detail=str(reason))
+    except Exception as error:  # whatever a model does to a fault is shown beside it
+        return Planted(*told, Result.UNPLANTED, detail=f"{type(error).__name__}: {error}")
+
+
+def clean(model: str, target: str = "cpu", seed: int = 0) -> list[Alarm]:
+    """Ask the whole battery of a model that nothing was planted in; what its entry knows of is no alarm."""
+    trial = _trial(model, target, seed)
+    known = {fault.check for fault in trial.spec.known_faults}
+    return [
+        Alarm(model, seed, finding.check.name, finding.detail or str(finding.observed))
+        for finding in _findings(trial)
+        if finding.verdict.fell_short and finding.check.name not in known
+    ]
+
+
+def _searched(trial: Trial, told: tuple[str, str, str]) -> Planted:
+    start = time.perf_counter()
+    known = {fault.check for fault in trial.spec.known_faults}
+    for finding in _findings(trial):
+        if finding.verdict.fell_short and finding.check.name not in known:
+            seen = f"{finding.verdict}: {finding.detail or finding.observed}"
+            return Planted(*told, Result.FOUND, finding.check.name, seen, time.perf_counter() - start)
+    return Planted(*told, Result.MISSED, seconds=time.perf_counter() - start)
+
+
+def _findings(trial: Trial) -> Iterator[Finding]:
+    for check in _battery():
+        yield examine(check, trial)
+
+
+def _trial(model: str, target: str, seed: int) -> Trial:
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    catalog = load_catalog()
+    return Trial(catalog.model(model), catalog.target(target), Weights.TINY, seed, catalog.tolerances)
+
+
+@cache
+def _battery() -> list[Check]:
+    return [check for check in registered() if check.family not in _LEFT_OUT]
+
+
+@cache
+def _faults() -> dict[str, Fault]:
+    return {fault.name: fault for fault in faults()}
