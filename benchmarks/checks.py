@@ -2,8 +2,8 @@
 
     python benchmarks/checks.py [--suite tracked] [--model M…] [--target cpu]
 
-Prints a table, the dearest check first, and ends with one line of JSON: seconds of the whole battery a model (median and
-90th percentile, the making of the tiny checkpoint included, start of the process not), and of each check.
+Prints a table, the dearest check first, and ends with one line of JSON: seconds of the whole battery a model (median
+and 90th percentile; the making of the tiny checkpoint is included, the start of the process is not), and of each check.
 """
 
 import argparse
