@@ -1,9 +1,12 @@
 """An error is traced to the module that adds it."""
 
+import copy
+
+import pytest
 import torch
 from torch import nn
 
-from proofbook.checks.localise import first_divergence, steepest, walk
+from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk
 
 
 class Block(nn.Module):
@@ -28,24 +31,80 @@ def network() -> nn.Module:
     return nn.Sequential(*(Block() for _ in range(4)))
 
 
+def beside_truth(model: nn.Module) -> tuple[Execution, Execution]:
+    inputs = {"input": torch.randn(3, 8, generator=torch.Generator().manual_seed(0))}
+    return Execution(model, inputs), Execution(copy.deepcopy(model).double(), inputs)
+
+
 def test_the_module_with_the_fault_is_named_and_not_those_behind_it() -> None:
     model = network()
     model[2].act = WrongActivation()
-    steps = walk(model, {"input": torch.randn(3, 8)}, torch.float32)
+    steps = walk(*beside_truth(model))
     found = first_divergence(steps, floor=1e-5)
     assert found is not None
-    assert found.module == "2.act"
+    assert found.name == "2.act"
     assert steepest(steps, floor=1e-5) == found
-    assert next(step for step in steps if step.module == "3.inner").inputs > 1e-3
+    assert next(step for step in steps if step.name == "3.inner").inputs > 1e-3
+
+
+def test_the_operator_with_the_fault_is_named() -> None:
+    model = network()
+    model[2].act = WrongActivation()
+    executions = beside_truth(model)
+    narrowed = operators(*executions, Step("2", "Block", 0, 0))
+    assert [step.name for step in narrowed] == ["addmm", "gelu", "mul", "add"]
+    found = first_divergence(narrowed, floor=1e-5)
+    assert found is not None
+    assert found.name == "mul"
+
+
+class Fused(nn.Module):
+    """Other operators in float32 than in float64, as a kernel has; both right, or the one in float32 wrong."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.factor = factor
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.dtype is torch.float64:
+            return (input.exp() + 1).log() * self.weight
+        return nn.functional.softplus(input) * self.factor * self.weight
+
+
+@pytest.mark.parametrize(("factor", "diverges"), [(1.0, False), (1.01, True)])
+def test_other_operators_are_one_step(factor: float, diverges: bool) -> None:
+    steps = operators(*beside_truth(Fused(factor)), Step("", "Fused", 0, 0))
+    found = first_divergence(steps, floor=1e-5)
+    assert (found is not None) == diverges
+    assert any(" / " in step.name for step in steps)
+
+
+def test_a_row_alone_is_held_against_its_part_of_the_batch() -> None:
+    model = network()
+    model[1].act = Leaking()
+    inputs = {"input": torch.randn(3, 8)}
+    single = Execution(model, {"input": inputs["input"][1:2]})
+    found = first_divergence(walk(single, Execution(model, inputs, row=1)), floor=1e-5)
+    assert found is not None
+    assert found.name == "1.act"
+
+
+class Leaking(nn.Module):
+    """Every row gets some of the first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * x[:1]
 
 
 def test_a_right_model_diverges_nowhere() -> None:
-    steps = walk(network(), {"input": torch.randn(3, 8)}, torch.float32)
-    assert [step.module for step in steps][:3] == ["0.inner", "0.act", "0"]
+    steps = walk(*beside_truth(network()))
+    assert [step.name for step in steps][:3] == ["0.inner", "0.act", "0"]
     assert first_divergence(steps, floor=1e-5) is None
 
 
 def test_no_hook_stays_behind() -> None:
     model = network()
-    walk(model, {"input": torch.randn(3, 8)}, torch.float32)
-    assert not any(module._forward_hooks for module in model.modules())
+    walk(*beside_truth(model))
+    operators(*beside_truth(model), Step("0", "Block", 0, 0))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

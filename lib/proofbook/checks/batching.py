@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from proofbook.checks.compare import Comparison
+from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
@@ -19,13 +20,20 @@ def batch_matches_single(trial: Trial) -> Observation:
     size = len(trial.rows)
     if not sliceable(trial.inputs, size):
         raise NotApplicable("the inputs of several rows are packed into one tensor, so a row can't be cut out of them")
-    comparisons: list[Comparison] = []
+    comparisons: dict[int, list[Comparison]] = {}
     for row in range(size):
         single = trial.run(slice_row(trial.inputs, row))
-        comparisons += compare_row(trial, row, size, single)
-    if not comparisons:
+        comparisons[row] = compare_row(trial, row, size, single)
+    every = [one for several in comparisons.values() for one in several]
+    if not every:
         raise NotApplicable("no output has one entry a row")
-    return Observation.of(comparisons, f"1 in each of {size} rows")
+    worst = max(comparisons, key=lambda row: max((one.ratio for one in comparisons[row]), default=0.0))
+
+    def executions() -> tuple[Execution, Execution]:
+        called = trial.called
+        return Execution(called, slice_row(trial.inputs, worst)), Execution(called, trial.inputs, worst)
+
+    return Observation.of(every, f"1 in each of {size} rows", executions=executions)
 
 
 @reproduces(batch_matches_single)

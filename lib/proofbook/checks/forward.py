@@ -30,6 +30,7 @@ def finite(trial: Trial) -> Observation:
         observed=f"{sum(wrong.values())} of {total} values are NaN or infinite",
         allowed="0",
         detail="; ".join(f"{count} in {name}" for name, count in wrong.items()),
+        executions=trial.beside_truth,
     )
 
 

@@ -1,58 +1,106 @@
-"""Where does an execution part from the truth? Module by module, the first one that adds an error of its own."""
+"""Where do two executions part? Module by module, then operator by operator, the first to add an error of its own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from proofbook.checks.truth import computing_in, in_dtype, reference_model
+from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
 from proofbook.runtimes.outputs import flatten
 
-# an error this many times that of the module's inputs is the module's own
+# an error this many times that of the inputs is a module's or an operator's own
 GROWTH = 10.0
+# operators that move values and compute none
+_MOVES = ("clone", "detach", "_unsafe_view", "empty", "fill", "lift_fresh", "scalar_tensor")
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One call of a model where it is: with these inputs, floating ones in its dtype; all rows of it, or one."""
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+    row: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the model's parameters."""
+        return next(one.dtype for one in self.model.parameters() if one.is_floating_point())
+
+    def call(self) -> None:
+        """Make the call."""
+        device = next(self.model.parameters()).device
+        given = in_dtype(self.inputs, self.dtype)
+        placed = {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in given.items()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(self.dtype):
+            torch.manual_seed(CALL_SEED)
+            self.model(**placed)
+
+    def kept(self, values: Any) -> Tensors:
+        """Copies on the CPU of all tensors in what goes into or comes out of a call, of the row that is looked at."""
+        size = max((len(one) for one in self.inputs.values() if isinstance(one, torch.Tensor) and one.dim()), default=0)
+        return {
+            name: (one[self.row : self.row + 1] if self.row is not None and one.dim() and len(one) == size else one)
+            .detach()
+            .to("cpu", copy=True)
+            for name, one in flatten(values).items()
+        }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of one module: the relative RMSE of its inputs and of its outputs against truth."""
+    """One call of a module or an operator: the relative RMSE between two executions of its inputs and its outputs."""
 
-    module: str
+    name: str
     kind: str
     inputs: float
     outputs: float
+    # the how manieth call of that module
+    call: int = 0
 
 
-def walk(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> list[Step]:
-    """Run a model in its dtype and its truth side by side; the steps in the order in which modules return.
-
-    Args:
-        model: on any device; its copy runs on the CPU for truth, itself where it is.
-        inputs: the arguments of the call.
-        dtype: that of the model.
-    """
-    reference = reference_model(model, torch.float64)
-    device = next(model.parameters()).device
-    placed = {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in in_dtype(inputs, dtype).items()
-    }
-    with torch.no_grad():
-        with _recorded(model) as seen:
-            model(**placed)
-        with _recorded(reference) as true, computing_in(torch.float64):
-            reference(**in_dtype(inputs, torch.float64))
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+def walk(actual: Execution, expected: Execution) -> list[Step]:
+    """Both executions side by side; the steps in the order in which modules return."""
+    with _recorded(actual) as seen:
+        actual.call()
+    with _recorded(expected) as true:
+        expected.call()
+    kinds = {name: type(module).__name__ for name, module in actual.model.named_modules()}
     return [
-        Step(name, kinds[name], _distance(seen[name, call][0], ins), _distance(seen[name, call][1], outs))
+        Step(name, kinds[name], _distance(seen[name, call][0], ins), _distance(seen[name, call][1], outs), call)
         for (name, call), (ins, outs) in true.items()
         if (name, call) in seen
     ]
 
 
-def first_divergence(steps: list[Step], floor: float) -> Step | None:
+def operators(actual: Execution, expected: Execution, within: Step) -> list[Step]:
+    """The operators of torch that one call of a module runs, in both executions, in their order.
+
+    Where the two run different operators (another kernel, another implementation of attention), all up to the next
+    that they share are one step.
+    """
+    seen, true = _watched(actual, within), _watched(expected, within)
+    names = [one.name for one in seen], [one.name for one in true]
+    steps = []
+    for kind, a, b, c, d in SequenceMatcher(None, *names, autojunk=False).get_opcodes():
+        pairs = list(zip(seen[a:b], true[c:d], strict=True)) if kind == "equal" else [(seen[a:b], true[c:d])]
+        for one, other in pairs:
+            ours, theirs = _together(one), _together(other)
+            if ours and theirs:
+                name = ours.name if kind == "equal" else f"{ours.name} / {theirs.name}"
+                ins, outs = _distance(ours.inputs, theirs.inputs), _distance(ours.outputs, theirs.outputs)
+                steps.append(Step(name, "operator", ins, outs))
+    return steps
+
+
+def first_divergence(steps: Sequence[Step], floor: float) -> Step | None:
     """The first call whose outputs are off by more than the floor although its inputs agree; None if there is none."""
     for step in steps:
         if step.outputs > floor and step.outputs > GROWTH * step.inputs:
@@ -60,25 +108,22 @@ def first_divergence(steps: list[Step], floor: float) -> Step | None:
     return None
 
 
-def steepest(steps: list[Step], floor: float) -> Step | None:
+def steepest(steps: Sequence[Step], floor: float) -> Step | None:
     """The call that multiplies the error of its inputs the most; inputs nearer than the floor count as that far."""
     return max(steps, key=lambda step: step.outputs / max(step.inputs, floor), default=None)
 
 
-Recording = dict[tuple[str, int], tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]
-
-
 @contextmanager
-def _recorded(model: nn.Module) -> Iterator[Recording]:
+def _recorded(execution: Execution) -> Iterator[dict[tuple[str, int], tuple[Tensors, Tensors]]]:
     """Keep what goes into and comes out of every module's call, by the module's name and the number of the call."""
-    seen: Recording = {}
+    seen: dict[tuple[str, int], tuple[Tensors, Tensors]] = {}
     counts: dict[str, int] = {}
     handles = []
-    for name, module in model.named_modules():
+    for name, module in execution.model.named_modules():
 
         def keep(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
             call = counts[name] = counts.get(name, -1) + 1
-            seen[name, call] = (_copied(flatten([args, kwargs])), _copied(flatten(output)))
+            seen[name, call] = (execution.kept([args, kwargs]), execution.kept(output))
 
         handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
@@ -88,8 +133,72 @@ def _recorded(model: nn.Module) -> Iterator[Recording]:
             handle.remove()
 
 
-def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+@dataclass(frozen=True)
+class _Operation:
+    """One operator as it was called."""
+
+    name: str
+    inputs: Tensors
+    outputs: Tensors
+
+
+class _Watch(TorchDispatchMode):
+    """Keeps every operator that computes something."""
+
+    def __init__(self, kept: Callable[[Any], Tensors]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kept = kept
+        self.seen: list[_Operation] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = str(func.overloadpacket).removeprefix("aten.")
+        computes = not func.is_view and not name.startswith(_MOVES)
+        inputs = self.kept([args, kwargs]) if computes else {}
+        result = func(*args, **(kwargs or {}))
+        if computes:
+            # a kernel may give more than the value that another way of computing it gives
+            value = result[0] if isinstance(result, tuple) else result
+            self.seen.append(_Operation(name, inputs, self.kept(value)))
+        return result
+
+
+def _watched(execution: Execution, within: Step) -> list[_Operation]:
+    """The operators of one call of one module."""
+    watch, calls = _Watch(execution.kept), [-1]
+    module = execution.model.get_submodule(within.name)
+
+    def enter(*_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == within.call:
+            watch.__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(*_: Any) -> None:
+        if calls[0] == within.call:
+            watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    handles = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+    try:
+        execution.call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return watch.seen
+
+
+def _together(operations: "_Operation | Sequence[_Operation]") -> _Operation | None:
+    """Several operators as one: what goes into the first and comes out of the last; None where there are none."""
+    if isinstance(operations, _Operation):
+        return operations
+    if not operations:
+        return None
+    name = " + ".join(one.name for one in operations)
+    return _Operation(name, operations[0].inputs, operations[-1].outputs)
 
 
 def _distance(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
@@ -97,8 +206,9 @@ def _distance(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.T
     worst = 0.0
     for name, true in expected.items():
         tensor = actual.get(name)
-        if tensor is None or tensor.shape != true.shape or not true.is_floating_point() or "mask" in name:
+        if tensor is None or tensor.numel() != true.numel() or not true.is_floating_point() or "mask" in name:
             continue  # a mask has another form for each attention implementation
+        tensor = tensor.reshape(true.shape)  # kernels fold heads into rows, or don't
         limit = torch.finfo(tensor.dtype if tensor.is_floating_point() else torch.float32).max / 2
         a, b = tensor.double().clamp(-limit, limit), true.double().clamp(-limit, limit)
         valid = (b.abs() < limit) & b.isfinite()

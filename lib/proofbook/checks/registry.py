@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from proofbook.checks.compare import Comparison
+from proofbook.checks.localise import Execution
 from proofbook.verdict import Blocked, Verdict
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 # in the order in which a notebook asks them; each is a module of this package
 FAMILIES = ("loading", "forward", "accuracy", "signal", "batching", "answers", "timing")
+
+Executions = Callable[[], tuple[Execution, Execution]]
 
 
 class NotApplicable(Exception):
@@ -32,9 +35,13 @@ class Observation:
     comparisons: tuple[Comparison, ...] = ()
     # what its reproduction needs to know: plain values and tensors, by name (see `checks/reproduction.py`)
     evidence: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    # makes the two executions that part where the check fails, to look for the place; None where there are none
+    executions: Executions | None = None
 
     @classmethod
-    def of(cls, comparisons: Sequence[Comparison], allowed: str, note: str = "") -> "Observation":
+    def of(
+        cls, comparisons: Sequence[Comparison], allowed: str, note: str = "", executions: Executions | None = None
+    ) -> "Observation":
         """What comparisons, at least one, amount to: passed when each is; observed is the one nearest its bound."""
         worst = max(comparisons, key=lambda one: one.ratio)
         broken = [f"{one.name}: {one.broken}" for one in comparisons if not one.passed]
@@ -44,6 +51,7 @@ class Observation:
             allowed=allowed,
             detail="; ".join(broken[:3] + [note] * bool(note)),
             comparisons=tuple(comparisons),
+            executions=executions,
         )
 
 
@@ -74,6 +82,7 @@ class Finding:
     allowed: str | None = None
     detail: str = ""
     comparisons: tuple[Comparison, ...] = ()
+    executions: Executions | None = None
     # the traceback of an error, for the person who debugs it
     traceback: str = field(default="", repr=False)
     evidence: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -142,6 +151,7 @@ def examine(check: Check, trial: "Trial") -> Finding:
         detail=seen.detail,
         comparisons=seen.comparisons,
         evidence=seen.evidence,
+        executions=seen.executions,
     )
 
 

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
 from proofbook.checks.compare import Comparison, Errors, compare_all, errors_between
+from proofbook.checks.localise import Execution
 from proofbook.checks.padding import without_padding
-from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, truth_of
+from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, truth_of
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb
 from proofbook.runtimes import Session, runtime_of
@@ -207,6 +208,16 @@ class Trial:
     def reload(self, dtype: str = "", attention: str | None = None) -> Any:
         """Another model of the checkpoint: in the target's dtype or another, with an implementation of attention."""
         return load_model(self.spec, self.folder, getattr(torch, dtype or self.target.dtype), attention).model
+
+    def beside_truth(self) -> tuple[Execution, Execution]:
+        """The call of the batch on the target, and the one that gives its truth."""
+        reference = reference_model(self.called, torch.float64)
+        return Execution(self.called, self.inputs), Execution(reference, self.inputs)
+
+    @property
+    def called(self) -> nn.Module:
+        """The module of the model whose forward the task calls."""
+        return self._called(self.model)
 
     def _called(self, model: nn.Module) -> nn.Module:
         """The module whose forward the task calls: the model itself unless the task names a part."""

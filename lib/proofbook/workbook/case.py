@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import quote
 
-import torch
 import transformers
 
 from proofbook.catalog import Weights, load_catalog
-from proofbook.checks.localise import Step as ModuleCall
-from proofbook.checks.localise import first_divergence, steepest, walk
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
 from proofbook.environments import own_name
 from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.subject.full_size import full_parameters
 from proofbook.verdict import Verdict, overall
-from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded, table
+from proofbook.workbook.divergence import show_divergence
+from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
 from proofbook.workbook.known_faults import judged
 from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, reproduction_name, rerun_command
 from proofbook.workbook.scraps import glue
@@ -170,27 +168,11 @@ class Case(Trial):
     @_step
     def show_divergence(self) -> Html:
         """Where the error comes from, when a comparison failed: the first module that adds one of its own."""
-        failed = [one for one in self.findings.values() if one.verdict is Verdict.FAIL and one.comparisons]
-        if not failed:
+        failed = next((one for one in self.findings.values() if one.verdict is Verdict.FAIL and one.executions), None)
+        if failed is None or failed.executions is None:
             return Html("<p>No comparison failed.</p>", "No comparison failed.")
-        dtype = getattr(torch, self.target.dtype)
-        steps = walk(self._called(self.model), self.inputs, dtype)
-        eps = torch.finfo(dtype).eps
-        first = first_divergence(steps, self.tolerance.largest * eps)
-        most = steepest(steps, self.tolerance.smallest * eps)
-        found = facts(
-            [
-                ("first module to diverge", _told(first) if first else "none by itself"),
-                ("module that adds most", _told(most) if most else "none"),
-            ]
-        )
-        rows = [
-            (code(step.module or "(the model)"), step.kind, f"{step.inputs:.2g}", f"{step.outputs:.2g}")
-            for step in steps
-        ]
-        return found + folded(
-            f"relative RMSE of {len(steps)} module calls", table(("module", "kind", "inputs", "outputs"), rows[:400])
-        )
+        actual, expected = failed.executions()
+        return show_divergence(failed.check.name, actual, expected, self.tolerance)
 
     def show_reproduction(self) -> Html:
         """A script in plain transformers that fails as the case did, written to the working directory."""
@@ -339,10 +321,6 @@ class Case(Trial):
             return Finding(check, Verdict.BLOCKED, 0.0, observed=why.observed, detail=why.detail)
         known = why.verdict is Verdict.XFAIL
         return Finding(check, Verdict.SKIP if known else Verdict.NOT_RUN, 0.0, detail="the model did not load")
-
-
-def _told(call: ModuleCall) -> str:
-    return f"{call.module} ({call.kind}): inputs off by {call.inputs:.2g}, outputs by {call.outputs:.2g}"
 
 
 def _of_any(config: Any, name: str) -> Any:
