@@ -1,0 +1,71 @@
+"""Variants are derived from a configuration and its code, build, differ, and come back from their text."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proofbook.catalog import load_catalog
+from proofbook.subject.shrink import tiny_config
+from proofbook.subject.variants import MOST, parsed, switches, variants_of, with_variant, written
+
+CATALOG = load_catalog()
+
+
+def test_switches_are_those_that_the_code_reads() -> None:
+    found = switches(CATALOG.model("llama"))
+    assert found["num_key_value_heads"] == [1, 2]
+    assert found["attention_bias"] == [True]
+    assert {rope["rope_type"] for rope in found["rope_parameters"]} == {"linear", "dynamic", "yarn", "llama3"}
+    assert not {"use_cache", "is_encoder_decoder", "attention_dropout"} & set(found)
+
+
+def test_windows_and_patterns_of_layers_are_switches() -> None:
+    found = switches(CATALOG.model("gemma2"))
+    assert found["sliding_window"] == [3]
+    assert found["layer_types"] == [["full_attention", "sliding_attention"]]
+
+
+@pytest.mark.parametrize("model", ["falcon", "t5", "clip"])
+@pytest.mark.parametrize("extent", ["few", "many"])
+def test_variants_cover_every_alternative_and_build(model: str, extent: str) -> None:
+    spec = CATALOG.model(model)
+    variants = variants_of(spec, extent)
+    assert 0 < len(variants) <= MOST[extent]
+    assert len(set(variants)) == len(variants)
+    taken = {
+        (name, json.dumps(value, sort_keys=True)) for variant in variants for name, value in parsed(variant).items()
+    }
+    wanted = {(name, json.dumps(value, sort_keys=True)) for name, values in switches(spec).items() for value in values}
+    assert taken <= wanted
+    assert len(variants) == MOST[extent] or {name for name, _ in taken} == {name for name, _ in wanted}
+    configs = [tiny_config(with_variant(spec, variant)).to_json_string() for variant in ("", *variants)]
+    assert len(set(configs)) == len(configs)
+
+
+def test_a_variant_keeps_what_the_entry_says() -> None:
+    spec = CATALOG.model("paligemma")
+    (name, values), *_ = switches(spec).items()
+    changed = tiny_config(with_variant(spec, written({name: values[0]}))).to_dict()
+    plain = tiny_config(spec).to_dict()
+    first = name.split(".")[0]
+    assert changed[first] != plain[first]
+    assert {key for key in plain if plain[key] != changed[key]} == {first}
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z_]+(\.[a-z_]+)?", fullmatch=True),
+        st.booleans() | st.integers() | st.text(alphabet="abc_ =").map(str) | st.lists(st.integers()),
+        min_size=1,
+    )
+)
+def test_what_is_written_is_read_back(variant: dict[str, object]) -> None:
+    assert parsed(written(variant)) == variant
+
+
+@pytest.mark.parametrize("text", ["tie", "tie=", "tie=maybe", "=1", "a b=1", "x=1;"])
+def test_what_is_not_a_variant_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="is not NAME=VALUE"):
+        parsed(text)
