@@ -157,3 +157,15 @@ def test_only_the_checks_chosen_are_asked_and_loading_always() -> None:
 def test_wrong_parameters_are_named(arguments: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         Case(**arguments)
+
+
+def test_a_variant_is_examined_named_and_reproducible() -> None:
+    case = Case("llama", variant="num_key_value_heads=1;attention_bias=true", checks="loading")
+    case.check("loading")
+    assert (case.config.num_key_value_heads, case.config.attention_bias) == (1, True)
+    record = case.case_record()
+    assert record.variant == "num_key_value_heads=1;attention_bias=true"
+    assert record.case.startswith("llama+")
+    assert "--variant 'num_key_value_heads=1;attention_bias=true'" in record.rerun
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        Case("llama", variant="num_key_value_heads")

@@ -23,7 +23,16 @@ def test_a_notebook_says_what_its_parameters_are(category: Category) -> None:
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     assert len(cells) == 1
     lines = cells[0].source.splitlines()
-    assert [line.split(" = ")[0] for line in lines] == ["model", "target", "weights", "folder", "seed", "checks", "run"]
+    assert [line.split(" = ")[0] for line in lines] == [
+        "model",
+        "target",
+        "weights",
+        "folder",
+        "seed",
+        "checks",
+        "run",
+        "variant",
+    ]
     assert all("  # " in line for line in lines)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     assert notebook.metadata.kernelspec.name == "python3"

@@ -99,3 +99,12 @@ def test_a_truncated_plan_is_refused_by_name(tmp_path_factory: pytest.TempPathFa
 def test_a_folder_without_a_plan_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(BadPlan, match="is not a run"):
         Plan.load(tmp_path)
+
+
+def test_variants_are_further_cases_of_tiny_weights() -> None:
+    switched = ["num_key_value_heads=1", 'hidden_act="gelu"']
+    made = plan(models=["llama", "gpt2"], variants={"llama": switched})
+    assert [case.variant for case in made.cases if case.model == "llama"] == ["", *switched]
+    assert [case.variant for case in made.cases if case.model == "gpt2"] == [""]
+    assert len({case.case for case in made.cases} | {case.notebook for case in made.cases}) == 2 * len(made.cases)
+    assert "--variant num_key_value_heads=1" in next(case.rerun for case in made.cases if case.variant == switched[0])

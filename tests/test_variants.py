@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proofbook.batch.plan import make_plan
+from proofbook.batch.variants import Extent, variants_for
 from proofbook.catalog import load_catalog
 from proofbook.subject.shrink import tiny_config
 from proofbook.subject.variants import MOST, parsed, switches, variants_of, with_variant, written
@@ -69,3 +71,8 @@ def test_what_is_written_is_read_back(variant: dict[str, object]) -> None:
 def test_what_is_not_a_variant_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="is not NAME=VALUE"):
         parsed(text)
+
+
+def test_the_variants_of_planned_cases_come_from_their_environment() -> None:
+    plan = make_plan(CATALOG, run="", targets=["cpu"], models=["clip"])
+    assert variants_for(plan.cases, Extent.FEW) == {"clip": variants_of(CATALOG.model("clip"), "few")}

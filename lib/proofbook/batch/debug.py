@@ -24,6 +24,7 @@ def find_case(
     seed: int | None = None,
     folder: Path | None = None,
     environment: str | None = None,
+    variant: str | None = None,
 ) -> PlannedCase:
     """The case that a person means: a model, or the path of an executed notebook. What is given wins over the path's.
 
@@ -44,7 +45,8 @@ def find_case(
         raise BadCase("--folder holds the weights of a model: it needs --weights local")
     seed = known.get("seed", 0) if seed is None else seed
     environment = environment or known.get("environment")
-    case = plan_case(model, chosen, weights, seed, folder=at, environment=environment)
+    variant = known.get("variant", "") if variant is None else variant
+    case = plan_case(model, chosen, weights, seed, folder=at, environment=environment, variant=variant)
     interpreter(case.environment)
     return case
 

@@ -171,6 +171,7 @@ def parameters(case: PlannedCase, run: str = "") -> dict[str, Any]:
         "folder": case.folder,
         "seed": case.seed,
         "run": run,
+        "variant": case.variant,
     }
     return {name: value for name, value in chosen.items() if value not in (None, "")}
 

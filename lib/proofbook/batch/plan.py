@@ -1,7 +1,7 @@
 """The plan of a run: which cases, each with all that is needed to execute it and to account for it."""
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -41,6 +41,8 @@ class PlannedCase(_Frozen):
     weights: Weights
     # the environment whose interpreter runs it
     environment: str = CURRENT
+    # the switches of the tiny configuration that are set otherwise
+    variant: str = ""
     # the folder of the weights where they are local and not the model's own
     folder: str | None = None
     seed: int
@@ -99,12 +101,14 @@ def make_plan(
     environment: str | None = None,
     seed: int = 0,
     time_limit: float | None = None,
+    variants: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """Plan the cases of a suite, of models or of categories, on every target given.
 
     With a suite, ``models`` and ``categories`` keep only those of its cases; without one, they select from all
     models; with none of the three, the suite is :data:`DEFAULT_SUITE`. ``weights`` replaces what the suite says.
-    A case runs in ``environment``, else in the one that this machine has for what its model needs.
+    A case runs in ``environment``, else in the one that this machine has for what its model needs. ``variants`` of a
+    model, by its name, are further cases of its tiny weights.
 
     Raises:
         UnknownName: a model, category, target or suite that the catalog doesn't have.
@@ -124,9 +128,10 @@ def make_plan(
     }
     limit = time_limit or (catalog.suite(suite).time_limit if suite else DEFAULT_TIME_LIMIT)
     cases = [
-        plan_case(model, catalog.target(target).name, own, seed, limit, folder, environment)
+        plan_case(model, catalog.target(target).name, own, seed, limit, folder, environment, variant)
         for target in dict.fromkeys(targets)
-        for (_, own), model in selected.items()
+        for (name, own), model in selected.items()
+        for variant in ("", *((variants or {}).get(name, ()) if own is Weights.TINY else ()))
     ]
     _check(cases, folder, suite)
     _check_environment(environment)
@@ -161,12 +166,13 @@ def plan_case(
     time_limit: float = DEFAULT_TIME_LIMIT,
     folder: Path | None = None,
     environment: str | None = None,
+    variant: str = "",
 ) -> PlannedCase:
     """One case of a plan, in an environment, or in the one that this machine has for what the model needs."""
     environment = environment or chosen_for(model.needs)
-    case = case_id(model.name, target, weights, environment)
+    case = case_id(model.name, target, weights, environment, variant)
     at = str(folder.resolve()) if folder else None
-    rerun = rerun_command(model.name, target, weights, seed, environment)
+    rerun = rerun_command(model.name, target, weights, seed, environment, variant)
     return PlannedCase(
         case=case,
         model=model.name,
@@ -176,6 +182,7 @@ def plan_case(
         target=target,
         weights=weights,
         environment=environment,
+        variant=variant,
         folder=at,
         seed=seed,
         time_limit=time_limit,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from proofbook.batch.variants import Extent
 from proofbook.catalog import Category, Weights
 from proofbook.cli.environments import commands as environments
 from proofbook.cli.errors import exit_code_of
@@ -67,6 +68,10 @@ def run(
     weights: Annotated[Weights | None, typer.Option(help="Weights of every case; tiny, or the suite's.")] = None,
     folder: Folder = None,
     environment: EnvironmentName = None,
+    variants: Annotated[
+        Extent | None,
+        typer.Option(help="Run tiny models also with switches of their configurations set otherwise; none by default."),
+    ] = None,
     seed: Seed = 0,
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Seconds a case may take; the suite's, or 300.")
@@ -95,6 +100,7 @@ def run(
         weights=weights,
         folder=folder,
         environment=environment,
+        variants=variants,
         seed=seed,
         time_limit=time_limit,
         out=out,
@@ -137,13 +143,16 @@ def debug(
     weights: Annotated[Weights | None, typer.Option(help="Weights; the notebook's, or tiny.")] = None,
     folder: Folder = None,
     environment: EnvironmentName = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Switches of the tiny configuration: NAME=VALUE;…; the notebook's, or none.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and inputs; the notebook's, or 0.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser; without, the address is only printed.")] = True,
 ) -> None:
     """Open a case's notebook in JupyterLab, its parameters set, in the same environment as in a run."""
     from proofbook.cli.debugging import debug_case
 
-    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser, environment))
+    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser, environment, variant))
 
 
 @app.command()

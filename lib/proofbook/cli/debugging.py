@@ -30,13 +30,21 @@ def debug_case(
     seed: int | None,
     browser: bool,
     environment: str | None = None,
+    variant: str | None = None,
 ) -> int:
     """Write the case's notebook, open JupyterLab on it and stay until it ends; the exit status."""
     workbook = root()
     catalog = load_catalog(workbook / "params")
     try:
         case = find_case(
-            catalog, named, target=target, weights=weights, seed=seed, folder=folder, environment=environment
+            catalog,
+            named,
+            target=target,
+            weights=weights,
+            seed=seed,
+            folder=folder,
+            environment=environment,
+            variant=variant,
         )
     except Blocked as missing:  # the environment
         raise WrongUsage(str(missing)) from None

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -11,6 +12,7 @@ from proofbook.batch.machine import MachineryFailed, cores, default_jobs, usable
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
 from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
+from proofbook.batch.variants import Extent, variants_for
 from proofbook.catalog import Category, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
 from proofbook.cli.errors import FELL_SHORT, STOPPED, WrongUsage
@@ -30,6 +32,7 @@ class Selection:
     weights: Weights | None
     folder: Path | None
     environment: str | None
+    variants: Extent | None
     seed: int
     time_limit: float | None
     out: Path | None
@@ -43,19 +46,22 @@ def start_run(wanted: Selection, jobs: int | None, report: bool) -> int:
     if not targets:
         with out.status("finding the devices of this machine"):
             targets = tuple(usable_targets(catalog))
-    plan = make_plan(
-        catalog,
-        run="",
-        suite=wanted.suite,
-        models=wanted.models,
-        categories=wanted.categories,
-        targets=targets,
-        weights=wanted.weights,
-        folder=wanted.folder,
-        environment=wanted.environment,
-        seed=wanted.seed,
-        time_limit=wanted.time_limit,
-    )
+    chosen: dict[str, Any] = {
+        "run": "",
+        "suite": wanted.suite,
+        "models": wanted.models,
+        "categories": wanted.categories,
+        "targets": targets,
+        "weights": wanted.weights,
+        "folder": wanted.folder,
+        "environment": wanted.environment,
+        "seed": wanted.seed,
+        "time_limit": wanted.time_limit,
+    }
+    plan = make_plan(catalog, **chosen)
+    if wanted.variants:
+        with out.status("deriving variants of the configurations"):
+            plan = make_plan(catalog, **chosen, variants=variants_for(plan.cases, wanted.variants))
     folder = new_folder(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
     plan.save(folder)

@@ -249,13 +249,15 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-if __name__ == "__main__":
-    extent, *names = sys.argv[1:]
-    catalog = load_catalog()
-    answer = {}
-    for model in names:
+def _main(extent: str, names: Sequence[str]) -> None:
+    catalog, answer = load_catalog(), {}
+    for name in names:
         try:
-            answer[model] = variants_of(catalog.model(model), extent)
-        except Blocked:
-            answer[model] = []
+            answer[name] = variants_of(catalog.model(name), extent)
+        except Exception:  # a model that can't be made has no variants; its own case says why
+            answer[name] = []
     print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], sys.argv[2:])

@@ -16,6 +16,7 @@ from proofbook.checks.trial import Trial
 from proofbook.environments import own_name
 from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.subject.full_size import full_parameters
+from proofbook.subject.variants import with_variant
 from proofbook.verdict import Verdict, overall
 from proofbook.workbook.divergence import show_divergence
 from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
@@ -76,10 +77,11 @@ class Case(Trial):
         seed: draws the tiny weights.
         checks: ``all``, or names of checks or families, separated by commas.
         run: the run that this case belongs to; empty by hand.
+        variant: switches of the tiny configuration to set otherwise: ``num_key_value_heads=1;attention_bias=true``.
 
     Raises:
         UnknownName: no such model or target.
-        ValueError: no such weights or checks.
+        ValueError: no such weights or checks, or the variant is not written as one.
     """
 
     def __init__(
@@ -91,15 +93,18 @@ class Case(Trial):
         seed: int = 0,
         checks: str = "all",
         run: str = "",
+        variant: str = "",
     ) -> None:
         transformers.utils.logging.disable_progress_bar()  # a bar a load is all that a reader would see
         catalog = load_catalog()
         aim = catalog.target(target)
-        super().__init__(catalog.model(model), aim, Weights(weights), int(seed), catalog.tolerances, folder)
+        spec = with_variant(catalog.model(model), variant)
+        super().__init__(spec, aim, Weights(weights), int(seed), catalog.tolerances, folder)
         self.run_name = run
         self.chosen = chosen(checks)
         self.environment = own_name()
-        self.id = case_id(model, target, self.weights, self.environment)
+        self.variant = variant
+        self.id = case_id(model, target, self.weights, self.environment, variant)
         self.findings: dict[str, Finding] = {}
         # the file name of the script that `show_reproduction` wrote
         self.reproduction = ""
@@ -108,7 +113,7 @@ class Case(Trial):
     @property
     def rerun(self) -> str:
         """The command that opens this case for debugging."""
-        return rerun_command(self.spec.name, self.target.name, self.weights, self.seed, self.environment)
+        return rerun_command(self.spec.name, self.target.name, self.weights, self.seed, self.environment, self.variant)
 
     @property
     def verdict(self) -> Verdict:
@@ -246,6 +251,7 @@ class Case(Trial):
             target=self.target.name,
             weights=self.weights,
             environment=self.environment,
+            variant=self.variant,
             task=self.spec.task,
             verdict=self.verdict,
             reason=self.reason,
@@ -300,6 +306,7 @@ class Case(Trial):
                 ("model", f"{self.spec.name}: {self.spec.model_class} ({self.spec.model_type}), {self.spec.task}"),
                 ("target", f"{self.target.name}: {device}"),
                 ("weights", f"{self.weights}, seed {self.seed}"),
+                *([("variant", code(self.variant))] if self.variant else []),
                 ("machine", machine()),
                 ("environment", self.environment),
                 ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),

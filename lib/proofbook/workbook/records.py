@@ -1,5 +1,7 @@
 """The rows of the ledger, as a notebook glues them and as ``ledger/*.parquet`` holds them."""
 
+import hashlib
+import shlex
 from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +42,8 @@ class CaseRecord(Record):
     target: str
     weights: Weights
     environment: str = CURRENT
+    # the switches of the tiny configuration that are set otherwise, as `subject/variants.py` writes them
+    variant: str = ""
     task: str
     verdict: Verdict
     reason: str = ""
@@ -68,12 +72,14 @@ class CaseRecord(Record):
     trust_remote_code: bool = False
 
 
-def case_id(model: str, target: str, weights: Weights, environment: str = CURRENT) -> str:
+def case_id(model: str, target: str, weights: Weights, environment: str = CURRENT, variant: str = "") -> str:
     """The name of a case, unique in a run: ``vit@cpu``; with other than tiny weights ``vit.hub@cpu``, in another
-    environment than the current one ``vit@cpu@transformers-4.57``."""
-    variant = "" if weights is Weights.TINY else f".{weights}"
+    environment than the current one ``vit@cpu@transformers-4.57``, of a variant ``vit+3f2a9c@cpu``, by the first digits
+    of its SHA-256."""
+    kind = "" if weights is Weights.TINY else f".{weights}"
+    switched = f"+{hashlib.sha256(variant.encode()).hexdigest()[:6]}" if variant else ""
     place = "" if environment == CURRENT else f"@{environment}"
-    return f"{model}{variant}@{target}{place}"
+    return f"{model}{kind}{switched}@{target}{place}"
 
 
 def notebook_path(category: Category, case: str) -> PurePosixPath:
@@ -86,7 +92,10 @@ def reproduction_name(case: str) -> str:
     return f"{case}.repro"
 
 
-def rerun_command(model: str, target: str, weights: Weights, seed: int, environment: str = CURRENT) -> str:
+def rerun_command(
+    model: str, target: str, weights: Weights, seed: int, environment: str = CURRENT, variant: str = ""
+) -> str:
     """The exact command that opens the case for debugging."""
     place = "" if environment == CURRENT else f" --environment {environment}"
-    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}{place}"
+    switched = f" --variant {shlex.quote(variant)}" if variant else ""
+    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}{place}{switched}"
