@@ -10,8 +10,11 @@ Shape = tuple[int | None, ...]
 
 # the docstrings of transformers.modeling_outputs name these symbols
 _BY_HEAD: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
-    # one row a codebook; picture and text in one sequence; tokens beyond the vocabulary; both towers' poolers joined
-    (r"^Musicgen", {"logits": ("?", "length", "vocabulary")}),
+    # one row or vocabulary a codebook; whether speech ends; picture and text in one sequence; further tokens;
+    # both towers' poolers joined
+    (r"^(Musicgen|Dia)", {"logits": ("?", "length", "vocabulary")}),
+    (r"^(PocketTTS|GradiumPhonon)", {"logits": ("batch", "length", "1")}),
+    (r"^HiggsAudio", {"logits": ("batch", "length", "?")}),
     (r"^Git", {"logits": ("batch", "?", "vocabulary")}),
     (r"^TvpModel$", {"last_hidden_state": ("batch", "?", "hidden"), "pooler_output": ("batch", "hidden")}),
     (r"^SegGptModel$", {"last_hidden_state": ("batch", "?", "?", "hidden")}),

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
-from proofbook.checks.compare import Comparison, compare_all
+from proofbook.checks.compare import Comparison, compare_all, differing
 from proofbook.checks.padding import without_padding
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, truth_of
 from proofbook.measure.latency import Latency, time_calls
@@ -162,9 +162,14 @@ class Trial:
         actual, expected, floor = (without_padding(each, self.inputs) for each in (self.outputs, true, self.floor))
         return compare_all(actual, expected, self.tolerance, floor)
 
-    def run(self, inputs: dict[str, Any] | None = None) -> dict[str, torch.Tensor]:
-        """Call the model on the target: with these inputs, or with the batch."""
-        torch.manual_seed(CALL_SEED)
+    @cached_property
+    def draws_noise(self) -> bool:
+        """Whether a forward call draws noise of its own, so that another seed gives other outputs."""
+        return bool(differing(self.outputs, self.run(seed=CALL_SEED + 1)))
+
+    def run(self, inputs: dict[str, Any] | None = None, seed: int = CALL_SEED) -> dict[str, torch.Tensor]:
+        """Call the model on the target: with these inputs, or with the batch; noise that it draws starts at a seed."""
+        torch.manual_seed(seed)
         return self.session.run(self.inputs if inputs is None else inputs)
 
     def run_with(self, model: nn.Module) -> dict[str, torch.Tensor]:

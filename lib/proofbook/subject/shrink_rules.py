@@ -47,10 +47,22 @@ class Role(Enum):
 _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.KEEP, (".*_(layer|hook)_ids", "patch_embed_hidden_size")),
     (Role.TOKEN, (".*_ids?", ".*_token_index", ".*_tokens")),
+    (Role.WIDTH, (".*hidden_channels",)),
     (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram", "num_res_blocks", "channel_multiplier")),
     (Role.KEEP, ("num_(feat_extract|conv)_layers", "num_stages", "num_encoder_blocks", ".*block_configs")),
     (Role.KEEP, ("(.*_)?(kernel|stride|padding|dilation|ratio|factor|rate)(s|_.*)?", "resblock_.*", "hop_length")),
-    (Role.KEEP, ("(num|audio|input|image)_channels", "n_mels", "mel_dim", ".*_bins", ".*spectrogram.*", ".*bucket.*")),
+    (
+        Role.KEEP,
+        (
+            "(num|audio|input|image)_channels",
+            "n_mels",
+            "mel_dim",
+            ".*_bins",
+            "feature_projection_input_dim",
+            ".*spectrogram.*",
+            ".*bucket.*",
+        ),
+    ),
     (Role.KEEP, (".*(type|char|modality)_vocab_sizes?", "max_(2d|rel).*", "segment_means_seq_len", "num_landmarks")),
     (Role.STAGES, ("depths", "block_sizes", "blocks_per_stage", "stage_num_blocks", "num_block_repeats")),
     (Role.STAGES, (".*numb_of_layers",)),
