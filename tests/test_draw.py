@@ -173,3 +173,15 @@ def test_a_package_that_transformers_asks_for_is_named() -> None:
         build_model(spec, tiny_config(spec), 0)
     assert raised.value.name == "timm"
     assert "pip install" in raised.value.remedy
+
+
+def test_branches_without_a_norm_are_a_fraction_of_their_trunk() -> None:
+    class ResidualUnit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(64, 64, 3)
+
+    model = nn.Sequential(ResidualUnit(), nn.Conv1d(64, 64, 3))
+    draw_parameters(model, 0)
+    branch, trunk = (float(model.get_parameter(name).detach().std()) for name in ("0.conv.weight", "1.weight"))
+    assert branch / trunk == pytest.approx(0.5, rel=0.05)

@@ -9,9 +9,9 @@ from transformers import CONFIG_MAPPING
 from proofbook.catalog import Category, Model, load_catalog
 from proofbook.subject.full_size import full_parameters
 from proofbook.subject.shrink import full_config, shrink, tiny_config
-from proofbook.subject.shrink_depth import kept_layers, stages
+from proofbook.subject.shrink_depth import cut, kept_layers, stages
 from proofbook.subject.shrink_relations import apportion
-from proofbook.subject.shrink_rules import head_dim, heads, token, width
+from proofbook.subject.shrink_rules import Role, head_dim, heads, token, width
 from proofbook.verdict import Blocked
 
 MODELS = load_catalog().models
@@ -268,3 +268,11 @@ def test_a_patch_that_is_the_whole_image_of_a_part_shrinks_with_it() -> None:
 
 def test_a_configuration_is_as_its_file_would_give_it_back() -> None:
     assert isinstance(tiny_config(load_catalog().model("dpt")).neck_hidden_sizes, list)
+
+
+def test_a_stack_that_only_a_list_of_kinds_tells_is_cut() -> None:
+    kinds = ["linear", "moe", "linear", "full"] * 9
+    fields = {"layers_block_type": kinds}
+    small = cut(fields, {"layers_block_type": Role.KEEP})["layers_block_type"]
+    assert len(small) < 6
+    assert set(small) == set(kinds)

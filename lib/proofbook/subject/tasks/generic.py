@@ -64,7 +64,7 @@ class Forward(Task):
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         takes = forward_parameters(subject)
         made = {name: value for name, value in processed(subject, rows).items() if name in takes and name != "labels"}
-        if "audio_input_ids" in takes:
+        if "audio_input_ids" in takes - made.keys() and hasattr(subject.config, "codebook_size"):
             made = _with_places(made, subject.config.audio_token_id)
         return Encoded(with_derived(subject, made), len(rows))
 
@@ -254,6 +254,12 @@ def _frames(sizes: _Sizes, name: str) -> torch.Tensor | None:
     return torch.cat([_ids(name, sizes.config.vocab_size, STEPS, 1), codes], dim=2)
 
 
+def _spoken(sizes: _Sizes, name: str) -> torch.Tensor | None:
+    """The codes of a sound that tokens stand for, frames × codebooks."""
+    size = getattr(sizes.config, "codebook_size", None)
+    return None if size is None else _ids(name, size, SPOKEN, sizes.of("num_codebooks"))
+
+
 def _codes_beside(sizes: _Sizes, name: str) -> torch.Tensor | None:
     """Codes of the moment of each token, codebooks × length."""
     ids = sizes.inputs.get("input_ids")
@@ -269,7 +275,7 @@ _DERIVED: dict[str, _Derive] = {
     # codes of sound: beside the text, and in its place
     "user_audio_codes": _codes_beside,
     "moshi_audio_codes": _codes_beside,
-    "audio_input_ids": lambda s, name: _ids(name, s.of("codebook_size"), SPOKEN, s.of("num_codebooks")),
+    "audio_input_ids": _spoken,
     # series, rows × steps × channels, and what is known of each step
     "past_values": lambda s, name: _noise(name, s.past, *s.channels),
     "past_observed_mask": lambda s, name: torch.ones(ROWS, s.past, *s.channels),
