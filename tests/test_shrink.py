@@ -11,7 +11,7 @@ from proofbook.subject.full_size import full_parameters
 from proofbook.subject.shrink import full_config, shrink, tiny_config
 from proofbook.subject.shrink_depth import cut, kept_layers, stages
 from proofbook.subject.shrink_relations import apportion
-from proofbook.subject.shrink_rules import Role, head_dim, heads, token, width
+from proofbook.subject.shrink_rules import Role, head_dim, heads, role_of, token, width
 from proofbook.verdict import Blocked
 
 MODELS = load_catalog().models
@@ -63,6 +63,20 @@ def test_a_head_keeps_its_relation_to_the_hidden_width() -> None:
 def test_windows_are_shorter_than_inputs() -> None:
     assert tiny_config(MODELS["mistral"]).sliding_window == 8
     assert set(tiny_config(MODELS["led"]).attention_window) == {8}
+
+
+def test_all_layers_of_another_kind_stay_all() -> None:
+    roles = {name: role_of(name) for name in ("num_hidden_layers", "num_kv_shared_layers")}
+    whole = cut({"num_hidden_layers": 30, "num_kv_shared_layers": 30}, roles)
+    some = cut({"num_hidden_layers": 30, "num_kv_shared_layers": 10}, roles)
+    assert whole["num_kv_shared_layers"] == whole["num_hidden_layers"]
+    assert some["num_kv_shared_layers"] == 1
+
+
+def test_as_much_of_a_wide_head_is_rotated() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+    wide = CONFIG_MAPPING["glm"](hidden_size=1024, num_attention_heads=2, head_dim=512, rope_parameters=dict(rope))
+    assert shrink(wide).rope_parameters["partial_rotary_factor"] == 0.25
 
 
 def test_experts_stay_a_choice() -> None:

@@ -210,7 +210,7 @@ def _shuffled_patches(config: PreTrainedConfig) -> int:
     if lookup(config, "image_size") is None:
         return 0
     side = lookup(config, "image_size") // lookup(config, "patch_size")
-    return int(side**2 / (lookup(config, "scale_factor") or 1) ** 2)
+    return int(side**2 / (lookup(config, "scale_factor", "pixel_shuffle_factor") or 1) ** 2)
 
 
 def _prepared(tokenizer: Any, cls: Any, config: PreTrainedConfig) -> Any:
