@@ -282,6 +282,8 @@ def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any
             found = [one for one in (*repeated, *written, *ids) if type(one) is int]
             if found:
                 setattr(part, attribute, found[0])
+        if names := vars(part).get("vocabulary_map"):  # by name the ids of what a model writes for an image
+            names.update({name: vocabulary[name] for name in names if name in vocabulary})
 
 
 def _repeated(cls: Any) -> Iterator[str]:
