@@ -156,8 +156,8 @@ def test_every_parameter_moves_the_outputs(name: str) -> None:
 
 def test_a_class_that_needs_another_package_is_blocked() -> None:
     with pytest.raises(Blocked) as raised:
-        built("audioldm2")
-    assert raised.value.name == "diffusers"
+        built("layoutlmv2")
+    assert raised.value.name == "detectron2"
     spec = MODELS["llama"].model_copy(update={"model_class": "NoSuchModel"})
     with pytest.raises(Blocked, match="NoSuchModel"):
         build_model(spec, tiny_config(MODELS["llama"]), 0)

@@ -15,6 +15,7 @@ from proofbook.catalog import Model, Target, Tolerance, Weights
 from proofbook.checks.compare import Comparison, compare_all, differing
 from proofbook.checks.padding import without_padding
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, truth_of
+from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb
 from proofbook.runtimes import Session, runtime_of
@@ -73,8 +74,9 @@ class Trial:
 
     @property
     def config(self) -> Any:
-        """The configuration of the model."""
-        return self.model.config
+        """The configuration of the model; that of a library other than transformers as one of its kind."""
+        config = self.model.config
+        return config if isinstance(config, PreTrainedConfig) else PreTrainedConfig.from_dict(dict(config))
 
     @cached_property
     def processor(self) -> Any:

@@ -138,12 +138,12 @@ class Case(Trial):
                 ("class", code(type(model).__name__)),
                 ("checkpoint", f"{self.spec.hub_id}, {full:,} parameters" if full else self.spec.hub_id),
                 ("weights here", f"{self.weights}, {here:,} parameters, {self.target.dtype}"),
-                ("attention", getattr(model.config, "_attn_implementation", None) or "the model's own"),
+                ("attention", getattr(self.config, "_attn_implementation", None) or "the model's own"),
             ]
         )
         return (
             size
-            + folded("configuration", block(model.config.to_json_string()))
+            + folded("configuration", block(self.config.to_json_string()))
             + folded("modules", block(_shortened(str(model))))
         )
 
