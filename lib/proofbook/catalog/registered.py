@@ -72,6 +72,13 @@ _OF_SOUND = ("automatic-speech-recognition", "audio-text-to-text")
 # tasks that hold for models which read pictures as well as text only where the head is of pictures and text
 _OF_TEXT = ("text2text-generation", "fill-mask", "text-generation", "token-classification")
 
+# what a task on pictures is called where the pictures are clips
+_OF_CLIPS = {
+    "image-to-text": "video-to-text",
+    "zero-shot-image-classification": "video-classification",
+    "instance-segmentation": "forward",
+}
+
 
 def entries() -> Iterator[Model]:
     """An entry for every model type that is a model of its own, in the order of transformers' register."""
@@ -166,10 +173,10 @@ def _own_class(model_type: str) -> str | None:
 
 def _entry(model_type: str, head: str, name: str, task: str) -> Model:
     reads = _reads(name, model_type)
-    if task == "image-to-text" and "pixel_values" not in reads and "pixel_values_videos" in reads:
-        task = "video-to-text"
-    if task == "zero-shot-image-classification" and "pixel_values_videos" in reads:
-        task = "video-classification"
+    if "pixel_values" not in reads and "pixel_values_videos" in reads:
+        task = _OF_CLIPS.get(task, task)
+    if task == "image-to-text" and "bbox" in reads:
+        task = "document-question-answering"
     if task in _OF_SOUND and not any(map(_is_sound, reads)):
         task = "forward"
     spoken = any(other in _SPEAKING for other, _, _ in _heads(model_type))

@@ -158,7 +158,7 @@ def _drawn(place: _Place, gain: float, generator: torch.Generator) -> Tensor:
         return _norms(place) * gain * (1 + JITTER * noise)
     if start.ndim >= 2 and (isinstance(place.whole, _LAYERS) or _is_unstructured(start)):
         return noise * (gain / math.sqrt(_fan_in(place.whole, start)) if _is_matrix(place) else TOKEN)
-    if start.ndim <= 1 and start.abs().max() < 0.05:
+    if start.squeeze().ndim <= 1 and start.abs().max() < 0.05:
         return 0.5 + 0.1 * noise  # a gate or a layer scale that starts shut
     return start * (1 + JITTER * noise)
 

@@ -22,7 +22,7 @@ from proofbook.catalog import Model
 from proofbook.catalog.schema import Exception_
 from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
-from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
+from proofbook.subject.image_processors import SYNONYMS, build_image_processor, has_image_processor, lookup, sub_configs
 from proofbook.subject.tokenizers import align_text, build_tokenizer
 from proofbook.subject.tokenizers.choice import size_fields, vocabulary_size
 from proofbook.subject.video_processors import build_video_processor, with_stand_in
@@ -34,7 +34,7 @@ _NAMED_TOKEN = re.compile(r"\btokenizer(?:\.|, \")(?P<name>(?!add_)\w+_token)(?:
 _LOOKED_FOR = re.compile(
     r"(?P<first>\bif )?(?:has|get)attr\(\s*(?:self\.)?tokenizer, \"(?P<name>\w+_token)(?:_id)?\"(?(first)|(?!, None))"
 )
-_TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision)\w*?)_token_(?:id|index)")
+_TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision|[be]oi)\w*?)_token_(?:id|index)")
 
 # a dialogue of text, images and videos; for processors that need a template, where a checkpoint would bring its own
 _CHAT_TEMPLATE = (
@@ -202,7 +202,7 @@ def _argument(name: str, config: PreTrainedConfig) -> Any:
         return int(lookup(config, "vision_feature_select_strategy") == "default")
     if name == "image_seq_len":
         return lookup(config, "resampler_n_latents") or _shuffled_patches(config)
-    return lookup(config, "image_size" if name == "img_size" else name)
+    return lookup(config, "image_size" if name == "img_size" else name, *SYNONYMS.get(name, ()))
 
 
 def _shuffled_patches(config: PreTrainedConfig) -> int:

@@ -49,6 +49,7 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.TOKEN, (".*_ids?", ".*_token_index", ".*_tokens")),
     (Role.WIDTH, (".*hidden_channels",)),
     (Role.UNIT, ("(width|depth)_(coefficient|multiplier)", "ngram", "num_res_blocks", "channel_multiplier")),
+    (Role.UNIT, ("depth_mult",)),
     (Role.KEEP, ("num_(feat_extract|conv)_layers", "num_stages", "num_encoder_blocks", ".*block_configs")),
     (Role.KEEP, ("(.*_)?(kernel|stride|padding|dilation|ratio|factor|rate)(s|_.*)?", "resblock_.*", "hop_length")),
     (

@@ -47,8 +47,8 @@ def _derived(config: PreTrainedConfig) -> type[PreTrainedTokenizerBase] | None:
     own = _mapped(config.model_type) or _of_package(config.model_type)
     if own is not None:
         return own
-    for part in text_first(config).values():
-        found = _derived(part)
+    for name, part in text_first(config).items():
+        found = None if "vision" in name else _derived(part)  # whose package may have a text model of another kind
         if found is not None:
             return found
     return next(filter(None, map(_mapped, _processor_homes(config.model_type))), None)
