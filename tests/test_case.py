@@ -89,7 +89,18 @@ def test_a_missing_package_blocks_by_name_and_nothing_else_is_tried() -> None:
     case = examined(Case("layoutlmv2"))
     assert case.verdict is Verdict.BLOCKED
     assert "detectron2" in case.reason
-    assert {finding.verdict for finding in case.findings.values()} == {Verdict.BLOCKED}
+    of_parts = {name: one for name, one in case.findings.items() if " of LayoutLMv2" in name}
+    assert {one.verdict for name, one in case.findings.items() if name not in of_parts} == {Verdict.BLOCKED}
+
+
+def test_parts_that_need_no_missing_package_are_validated_all_the_same() -> None:
+    case = examined(Case("layoutlmv2"))
+    verdicts = {name: one.verdict for name, one in case.findings.items()}
+    for asked in ("deterministic", "matches-truth", "inputs-matter", "parameters-matter", "batch-matches-single"):
+        assert verdicts[f"{asked} of LayoutLMv2Encoder"] is Verdict.PASS, case.findings[f"{asked} of LayoutLMv2Encoder"]
+    shown = repr(case.show_model())
+    assert "validated all the same | LayoutLMv2Encoder" in shown and "visual backbone" in shown
+    assert case.verdict is Verdict.BLOCKED and "blocked" in repr(case.finish())
 
 
 def test_a_checkpoint_that_does_not_load_is_an_error_and_the_rest_was_not_run(tmp_path: Any) -> None:

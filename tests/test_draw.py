@@ -156,8 +156,8 @@ def test_every_parameter_moves_the_outputs(name: str) -> None:
 
 def test_a_class_that_needs_another_package_is_blocked() -> None:
     with pytest.raises(Blocked) as raised:
-        built("audioldm2")
-    assert raised.value.name == "diffusers"
+        built("layoutlmv2")
+    assert raised.value.name == "detectron2"
     spec = MODELS["llama"].model_copy(update={"model_class": "NoSuchModel"})
     with pytest.raises(Blocked, match="NoSuchModel"):
         build_model(spec, tiny_config(MODELS["llama"]), 0)
@@ -173,3 +173,15 @@ def test_a_package_that_transformers_asks_for_is_named() -> None:
         build_model(spec, tiny_config(spec), 0)
     assert raised.value.name == "timm"
     assert "pip install" in raised.value.remedy
+
+
+def test_branches_without_a_norm_are_a_fraction_of_their_trunk() -> None:
+    class ResidualUnit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(64, 64, 3)
+
+    model = nn.Sequential(ResidualUnit(), nn.Conv1d(64, 64, 3))
+    draw_parameters(model, 0)
+    branch, trunk = (float(model.get_parameter(name).detach().std()) for name in ("0.conv.weight", "1.weight"))
+    assert branch / trunk == pytest.approx(0.5, rel=0.05)

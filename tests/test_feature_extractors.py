@@ -10,6 +10,7 @@ from proofbook.catalog import Category, Model, load_catalog
 from proofbook.catalog.schema import Exception_
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
 from proofbook.subject.samples.audio import recordings, resample
+from proofbook.subject.shrink import full_config
 
 
 def entry(model_type: str, model_class: str, **fields: object) -> Model:
@@ -136,3 +137,8 @@ def test_every_speech_model_of_the_library_gets_its_own_class() -> None:
     for model in models:
         config = transformers.AutoConfig.for_model(model.model_type)
         assert type(build_feature_extractor(model, config)).__name__ == mapping[model.model_type]
+
+
+def test_a_type_without_an_extractor_has_that_of_the_type_whose_name_it_continues() -> None:
+    spec = load_catalog().model("moonshine_streaming")
+    assert type(build_feature_extractor(spec, full_config(spec))).__name__ == "Wav2Vec2FeatureExtractor"

@@ -9,9 +9,9 @@ from transformers import CONFIG_MAPPING
 from proofbook.catalog import Category, Model, load_catalog
 from proofbook.subject.full_size import full_parameters
 from proofbook.subject.shrink import full_config, shrink, tiny_config
-from proofbook.subject.shrink_depth import kept_layers, stages
+from proofbook.subject.shrink_depth import cut, kept_layers, stages
 from proofbook.subject.shrink_relations import apportion
-from proofbook.subject.shrink_rules import head_dim, heads, token, width
+from proofbook.subject.shrink_rules import Role, head_dim, heads, role_of, token, width
 from proofbook.verdict import Blocked
 
 MODELS = load_catalog().models
@@ -63,6 +63,20 @@ def test_a_head_keeps_its_relation_to_the_hidden_width() -> None:
 def test_windows_are_shorter_than_inputs() -> None:
     assert tiny_config(MODELS["mistral"]).sliding_window == 8
     assert set(tiny_config(MODELS["led"]).attention_window) == {8}
+
+
+def test_all_layers_of_another_kind_stay_all() -> None:
+    roles = {name: role_of(name) for name in ("num_hidden_layers", "num_kv_shared_layers")}
+    whole = cut({"num_hidden_layers": 30, "num_kv_shared_layers": 30}, roles)
+    some = cut({"num_hidden_layers": 30, "num_kv_shared_layers": 10}, roles)
+    assert whole["num_kv_shared_layers"] == whole["num_hidden_layers"]
+    assert some["num_kv_shared_layers"] == 1
+
+
+def test_as_much_of_a_wide_head_is_rotated() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}
+    wide = CONFIG_MAPPING["glm"](hidden_size=1024, num_attention_heads=2, head_dim=512, rope_parameters=dict(rope))
+    assert shrink(wide).rope_parameters["partial_rotary_factor"] == 0.25
 
 
 def test_experts_stay_a_choice() -> None:
@@ -268,3 +282,11 @@ def test_a_patch_that_is_the_whole_image_of_a_part_shrinks_with_it() -> None:
 
 def test_a_configuration_is_as_its_file_would_give_it_back() -> None:
     assert isinstance(tiny_config(load_catalog().model("dpt")).neck_hidden_sizes, list)
+
+
+def test_a_stack_that_only_a_list_of_kinds_tells_is_cut() -> None:
+    kinds = ["linear", "moe", "linear", "full"] * 9
+    fields = {"layers_block_type": kinds}
+    small = cut(fields, {"layers_block_type": Role.KEEP})["layers_block_type"]
+    assert len(small) < 6
+    assert set(small) == set(kinds)

@@ -156,3 +156,13 @@ def test_inputs_without_another_value_say_why(name: str, value: torch.Tensor, wh
 
 def test_names_are_grouped_by_what_differs_in_numbers_only() -> None:
     assert grouped(["a.0.w", "a.1.w", "b.2.w", "conv1.w", "conv2.w"]) == ["a.*.w (2)", "b.2.w", "conv1.w", "conv2.w"]
+
+
+def test_noise_lies_where_masks_show_something() -> None:
+    mask = torch.zeros(2, 50, dtype=torch.long)
+    mask[:, :10] = 1
+    sound = torch.randn(2, 4, 50)
+    change = vary("input_features", {"input_features": sound, "feature_attention_mask": mask})
+    places = (change.value != sound).any(dim=(0, 1)).nonzero().flatten()
+    assert len(places)
+    assert places.max() < 10

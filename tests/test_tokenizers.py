@@ -140,6 +140,15 @@ def digests(names: tuple[str, ...]) -> dict[str, str]:
     }
 
 
+@pytest.mark.parametrize("name", ["fsmt", "gpt_neox_japanese", "roc_bert", "blt", "esmc"])
+def test_files_of_their_own_kind_give_tokens_within_the_vocabulary(name: str) -> None:
+    spec = load_catalog().model(name)
+    config = tiny_config(spec)
+    ids = build_tokenizer(spec, config)("A SMALL BOAT")["input_ids"]
+    assert len(set(ids)) > 3
+    assert max(ids) < vocabulary_size(config)
+
+
 def test_a_tokenizer_is_new_on_every_call() -> None:
     first = _built("llama")
     first.add_tokens(["<image>"], special_tokens=True)

@@ -1,5 +1,6 @@
 """Truth is computed in float64 throughout, even where a model's code names float32."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -55,3 +56,14 @@ def test_neither_the_model_nor_its_inputs_are_changed() -> None:
     assert linear.weight.dtype is torch.float32
     assert torch.equal(linear.weight, weight)
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_noise_is_that_of_the_model_in_its_own_dtype(dtype: torch.dtype) -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"y": super().forward(x) + torch.randn_like(x) + torch.randn(4).to(x.dtype)}
+
+    noisy, x = Noisy(4, 4).to(dtype), torch.zeros(2, 4)
+    true, own = truth_of(noisy, {"x": x}).outputs["y"], floor_outputs(noisy, {"x": x}, dtype)["y"]
+    assert (true - own).abs().max() < 20 * torch.finfo(dtype).eps

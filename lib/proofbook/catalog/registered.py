@@ -65,10 +65,19 @@ _HEADS: tuple[tuple[str, str], ...] = (
     ("DECISION", "forward"),
     ("PRETRAINING", "forward"),
 )
-# heads that make what the category is about, whatever they read
-_SPEAKING = ("TEXT_TO_WAVEFORM", "TEXT_TO_SPECTROGRAM")
+# heads that make or write down what the category is about, whatever `forward` reads: codes of sound, for instance
+_SPEAKING = ("TEXT_TO_WAVEFORM", "TEXT_TO_SPECTROGRAM", "SPEECH_SEQ_2_SEQ")
+# tasks for which `forward` must read sound
+_OF_SOUND = ("automatic-speech-recognition", "audio-text-to-text")
 # tasks that hold for models which read pictures as well as text only where the head is of pictures and text
 _OF_TEXT = ("text2text-generation", "fill-mask", "text-generation", "token-classification")
+
+# what a task on pictures is called where the pictures are clips
+_OF_CLIPS = {
+    "image-to-text": "video-to-text",
+    "zero-shot-image-classification": "video-classification",
+    "instance-segmentation": "forward",
+}
 
 
 def entries() -> Iterator[Model]:
@@ -164,13 +173,16 @@ def _own_class(model_type: str) -> str | None:
 
 def _entry(model_type: str, head: str, name: str, task: str) -> Model:
     reads = _reads(name, model_type)
-    if task == "image-to-text" and "pixel_values" not in reads and "pixel_values_videos" in reads:
-        task = "video-to-text"
-    if task == "zero-shot-image-classification" and "pixel_values_videos" in reads:
-        task = "video-classification"
+    if "pixel_values" not in reads and "pixel_values_videos" in reads:
+        task = _OF_CLIPS.get(task, task)
+    if task == "image-to-text" and "bbox" in reads:
+        task = "document-question-answering"
+    if task in _OF_SOUND and not any(map(_is_sound, reads)):
+        task = "forward"
+    spoken = any(other in _SPEAKING for other, _, _ in _heads(model_type))
     fields = {
         "name": model_type,
-        "category": _category(head, task, reads),
+        "category": _category("TEXT_TO_WAVEFORM" if spoken else head, task, reads),
         "model_type": model_type,
         "class": name,
         "task": task,

@@ -96,6 +96,27 @@ class DerivedException(Exception_):
         return Model.model_validate(fields | ({"tiny": self} if self.has_tiny else {}))
 
 
+class Part(Entry):
+    """A module of a model that can be built and called without a package that the whole model needs.
+
+    ``inputs`` says what each argument of its ``forward`` is: ``noise`` (batch × length × hidden size), ``positions``
+    (batch × length), ``hidden`` (a mask, batch × 1 × 1 × length, true where padding is), or ``given``: what the
+    processor makes under that name.
+    """
+
+    model_class: str = Field(alias="class")
+    inputs: dict[str, Literal["noise", "positions", "hidden", "given"]]
+    # as an entry's: arguments and parameters that move no output, and why
+    idle: dict[str, Reason] = {}
+
+
+class Parts(Entry):
+    """What of a model is validated where a package of its ``needs`` is missing, and what then is not."""
+
+    modules: tuple[Part, ...] = Field(min_length=1)
+    left_out: Reason
+
+
 class Model(Entry):
     """A tracked model: an architecture, the class and task it is validated through, and its checkpoint."""
 
@@ -110,6 +131,8 @@ class Model(Entry):
     config: dict[str, Any] = {}
     # other requirements than those of proofbook itself: "transformers<5", "diffusers", "detectron2"
     needs: tuple[str, ...] = ()
+    # what is validated where one of `needs` is missing; the case is blocked all the same
+    parts: Parts | None = None
     # False for an entry beyond the tracked list, and for one that discovery derived
     tracked: bool = True
     # a folder for weights=local: a path, or package://IMPORT_NAME/PATH inside an installed package

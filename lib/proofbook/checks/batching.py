@@ -27,6 +27,8 @@ def batch_matches_single(trial: Trial) -> Observation:
     every = [one for several in comparisons.values() for one in several]
     if not every:
         raise NotApplicable("no output has one entry a row")
+    if not all(one.passed for one in every) and trial.draws_noise:
+        raise NotApplicable("a forward call draws noise, and how much of it comes before a row depends on the batch")
     worst = max(comparisons, key=lambda row: max((one.ratio for one in comparisons[row]), default=0.0))
 
     def executions() -> tuple[Execution, Execution]:
@@ -78,6 +80,8 @@ def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Te
     comparisons = []
     for name, together in trial.outputs.items():
         alone = single.get(name)
+        if name.endswith("loss"):
+            continue  # a mean over the batch
         if alone is None or not together.dim() or together.shape[0] != size or alone.shape[0] != 1:
             continue
         part = _row_of(together, row, size, alone)

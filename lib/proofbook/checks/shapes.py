@@ -10,10 +10,15 @@ Shape = tuple[int | None, ...]
 
 # the docstrings of transformers.modeling_outputs name these symbols
 _BY_HEAD: tuple[tuple[str, dict[str, tuple[str, ...]]], ...] = (
-    # one row a codebook; picture and text in one sequence; tokens beyond the vocabulary; both towers' poolers joined
-    (r"^Musicgen", {"logits": ("?", "length", "vocabulary")}),
+    # one row or vocabulary a codebook; whether speech ends; picture and text in one sequence; further tokens;
+    # both towers' poolers joined; a row each frame
+    (r"^(Musicgen|Dia)", {"logits": ("?", "length", "vocabulary")}),
+    (r"^(PocketTTS|GradiumPhonon)", {"logits": ("batch", "length", "1")}),
+    (r"^HiggsAudio", {"logits": ("batch", "length", "?")}),
     (r"^Git", {"logits": ("batch", "?", "vocabulary")}),
     (r"^TvpModel$", {"last_hidden_state": ("batch", "?", "hidden"), "pooler_output": ("batch", "hidden")}),
+    (r"^UdopForCond", {"logits": ("batch", "length", "vocabulary")}),
+    (r"^VideomtFor", {"class_queries_logits": ("?", "queries", "labels+1")}),
     (r"^SegGptModel$", {"last_hidden_state": ("batch", "?", "?", "hidden")}),
     (r"^BridgeTowerModel$", {"pooler_output": ("batch", "?")}),
     # the decoder's states, projected on the features of the series

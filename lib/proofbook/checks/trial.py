@@ -14,10 +14,11 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
-from proofbook.checks.compare import Comparison, Errors, compare_all, errors_between
+from proofbook.checks.compare import Comparison, Errors, compare_all, differing, errors_between
 from proofbook.checks.localise import Execution
 from proofbook.checks.padding import without_padding
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, truth_of
+from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb
 from proofbook.runtimes import Session, runtime_of
@@ -87,8 +88,9 @@ class Trial:
 
     @property
     def config(self) -> Any:
-        """The configuration of the model."""
-        return self.model.config
+        """The configuration of the model; that of a library other than transformers as one of its kind."""
+        config = self.model.config
+        return config if isinstance(config, PreTrainedConfig) else PreTrainedConfig.from_dict(dict(config))
 
     @cached_property
     def processor(self) -> Any:
@@ -194,9 +196,14 @@ class Trial:
             replace(one, name=f"{one.name}{note}") for one in compare_all(actual, expected, self.tolerance, self.noise)
         ]
 
-    def run(self, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
-        """Call the model on the target: with these inputs, or with the batch."""
-        torch.manual_seed(CALL_SEED)
+    @cached_property
+    def draws_noise(self) -> bool:
+        """Whether a forward call draws noise of its own, so that another seed gives other outputs."""
+        return bool(differing(self.outputs, self.run(seed=CALL_SEED + 1)))
+
+    def run(self, inputs: Mapping[str, Any] | None = None, seed: int = CALL_SEED) -> dict[str, torch.Tensor]:
+        """Call the model on the target: with these inputs, or with the batch; noise that it draws starts at a seed."""
+        torch.manual_seed(seed)
         return self.session.run(self.inputs if inputs is None else inputs)
 
     def run_with(self, model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ class Truth:
     exact: bool
 
 
-_DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+_DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.rand, torch.randn_like, torch.rand_like)
 
 
 class Float64(TorchFunctionMode):
@@ -34,8 +34,13 @@ class Float64(TorchFunctionMode):
 
     Models name float32 where a half precision would not do: in norms, softmax and rotary embeddings. In a model
     of float64 those lines lower the precision instead, so under this mode every mention of float32 means float64,
-    and so does every tensor made without naming a dtype.
+    and so does every tensor made without naming a dtype. Noise is that of the model in its own dtype, ``drawn``: the
+    same seed gives other numbers in float64.
     """
+
+    def __init__(self, drawn: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self._drawn = drawn
 
     def __enter__(self) -> Self:
         self._default = torch.get_default_dtype()
@@ -55,12 +60,13 @@ class Float64(TorchFunctionMode):
     ) -> Any:
         if func is torch.Tensor.float:
             return args[0].double()
-        if func in _DRAWS:  # noise that the model makes for itself is the same as in float32
-            return func(*args, **{**(kwargs or {}), "dtype": torch.float32}).double()
         raised_args = [torch.float64 if argument is torch.float32 else argument for argument in args]
         raised = {
             key: torch.float64 if argument is torch.float32 else argument for key, argument in (kwargs or {}).items()
         }
+        if func in _DRAWS:
+            own = "dtype" in raised or func in (torch.randn_like, torch.rand_like)
+            return func(*args, **{**raised, "dtype": self._drawn if own else torch.float32}).double()
         return func(*raised_args, **raised)
 
 
@@ -70,7 +76,7 @@ def truth_of(model: nn.Module, inputs: Mapping[str, Any]) -> Truth:
     Where the model can't run in float64 the truth is eager float32, and the rule says so.
     """
     try:
-        outputs = _run(reference_model(model, torch.float64), inputs, torch.float64)
+        outputs = _run(reference_model(model, torch.float64), inputs, torch.float64, drawn=_dtype_of(model))
         return Truth(outputs, "float64, eager attention, CPU", exact=True)
     except Exception as error:  # any operator may lack float64: the weaker rule is named, not hidden
         outputs = _run(reference_model(model, torch.float32), inputs, torch.float32)
@@ -102,12 +108,18 @@ def in_dtype(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return dict(tree_map_only(torch.Tensor, convert, dict(inputs)))
 
 
-def computing_in(dtype: torch.dtype) -> AbstractContextManager[object]:
-    """The mode under which a reference model of that dtype runs."""
-    return Float64() if dtype is torch.float64 else nullcontext()
+def computing_in(dtype: torch.dtype, drawn: torch.dtype = torch.float32) -> AbstractContextManager[object]:
+    """The mode under which a reference model of that dtype runs, its noise that of a model of dtype ``drawn``."""
+    return Float64(drawn) if dtype is torch.float64 else nullcontext()
 
 
-def _run(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(dtype):
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+
+
+def _run(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, drawn: torch.dtype = torch.float32
+) -> dict[str, torch.Tensor]:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(dtype, drawn):
         torch.manual_seed(CALL_SEED)
         return flatten(model(**in_dtype(inputs, dtype)))

@@ -55,32 +55,43 @@ def vary(name: str, inputs: Mapping[str, Any], kept: Collection[int] = ()) -> Ch
     if "mask" in name and bool(((value == 0) | (value == 1)).all()):
         return _flipped(value) if value.dim() > 2 or _of_tokens(value, inputs) else _shortened(value)
     if value.is_floating_point():
-        return _noisy(value)
+        return _noisy(value, inputs)
     if _LAYOUT.search(name):
         raise Fixed("says how other inputs are laid out")
     return _exchanged(value, _visible(value, inputs), kept if value.dim() == 2 else ())
 
 
-def _noisy(value: Tensor) -> Change:
-    """Noise in a patch of the last dimension, or of the last two where there are three or more."""
+def _noisy(value: Tensor, inputs: Mapping[str, Any]) -> Change:
+    """Noise in a patch of the last dimension, or of the last two where there are three or more; of what masks show."""
     noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
-    patch = _patch(value, PATCH)
+    patch = _patch(value, PATCH, _seen(value, inputs))
     changed = value.clone()
     changed[patch] += noise[patch] * value.std() * (value[patch] != 0)
     return Change(changed, dict.fromkeys(range(len(value))))
 
 
-def _patch(value: Tensor, share: float) -> tuple[Any, ...]:
-    sides = value.shape[1:][-2:]
-    starts = [int(INTO * side) for side in sides]
-    slices = [slice(at, at + max(1, round(share * side))) for at, side in zip(starts, sides, strict=True)]
+def _seen(value: Tensor, inputs: Mapping[str, Any]) -> dict[int, range]:
+    """By length of a dimension, the positions along it that a mask of the same batch shows in every row."""
+    seen = {}
+    for name, mask in inputs.items():
+        if isinstance(mask, Tensor) and "mask" in name and mask.dim() == 2 and len(mask) == len(value):
+            places = mask.bool().all(dim=0).nonzero().flatten().tolist()
+            if places and mask.shape[1] in value.shape[1:]:
+                seen[mask.shape[1]] = range(places[0], places[-1] + 1)
+    return seen
+
+
+def _patch(value: Tensor, share: float, seen: Mapping[int, range]) -> tuple[Any, ...]:
+    sides = [seen.get(side, range(side)) for side in value.shape[1:][-2:]]
+    starts = [side.start + int(INTO * len(side)) for side in sides]
+    slices = [slice(at, at + max(1, round(share * len(side)))) for at, side in zip(starts, sides, strict=True)]
     return (..., *slices)
 
 
 def _flipped(value: Tensor) -> Change:
     changed = value.clone()
     if value.dim() > 2:
-        patch = _patch(value, MASK_PATCH)
+        patch = _patch(value, MASK_PATCH, {})
         changed[patch] = 1 - changed[patch] if value.dtype is not torch.bool else ~changed[patch]
         return Change(changed, dict.fromkeys(range(len(value))))
     at: dict[int, int | None] = {}

@@ -3,7 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from proofbook.catalog import Model, Weights
 from proofbook.compat import DTYPE
 from proofbook.subject.draw import build_model, library_blocks, model_class
 from proofbook.subject.hub import download
+from proofbook.subject.pipelines import is_pipeline, load_denoiser, load_pipeline, write_tiny_pipeline
 from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.remote_code import brought_class
 from proofbook.subject.shrink import tiny_config
@@ -65,6 +66,8 @@ def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, l
 
 def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     """Draw a tiny model from a seed, and write it and its processor to a folder as their checkpoint would be."""
+    if is_pipeline(spec):
+        return write_tiny_pipeline(spec, seed, folder)
     config = tiny_config(spec)
     with library_blocks(spec):
         processor = build_processor(spec, config)
@@ -140,11 +143,17 @@ def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementatio
     """
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     own = {"trust_remote_code": True} if spec.trust_remote_code else {}
+    if is_pipeline(spec):
+        return _loaded(*load_denoiser(spec, folder, dtype))
     with library_blocks(spec), _no_progress_bars():
         kind = brought_class(folder, spec.model_class) if own else model_class(spec)
         model, astray = kind.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen, **own
         )
+    return _loaded(model, astray)
+
+
+def _loaded(model: Any, astray: Mapping[str, Any]) -> Loaded:
     mismatched = (f"{key}: {tuple(theirs)} for {tuple(ours)}" for key, theirs, ours in astray["mismatched_keys"])
     return Loaded(
         model.eval(),
@@ -161,6 +170,8 @@ def load_processor(spec: Model, folder: Path) -> Any:
     Raises:
         Blocked: the installed libraries don't have its class, or lack what it needs.
     """
+    if is_pipeline(spec):
+        return load_pipeline(spec, folder)
     if not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         return None
     with library_blocks(spec):

@@ -29,6 +29,11 @@ from proofbook.verdict import Blocked
 BIAS, TOKEN, NORM, JITTER = 0.1, 0.5, 0.2, 0.05
 # what queries and keys are scaled by: the standard deviation of scores is about its square
 PEAK = 1.4
+# branches of convolutions that add to a trunk which no norm bounds: a fraction of it, as after training, for deep
+# stacks of sines and rectifiers are near to chaos otherwise
+RESIDUAL = 0.5
+# a layer whose outputs are the kernels of a convolution: that sums some dozens of terms
+KERNELS = 1 / 8
 # convolutions of images feed rectifiers, which halve the variance (He et al., 2015), and no norm mends it
 CONVOLUTION = math.sqrt(2)
 
@@ -119,6 +124,9 @@ class _Place:
         # the module whose weight this is a part of, where the weight is parametrized
         self.whole = model.get_submodule(self.path.partition(".parametrizations")[0])
 
+        # the module that it is a direct part of, or of whose list of them
+        self.branch = model.get_submodule(re.sub(r"\.?[^.]+(\.\d+)?$", "", self.path.partition(".parametrizations")[0]))
+
     @property
     def is_drawn(self) -> bool:
         formula = not self.tensor.requires_grad and "pos" in f"{self.name}.{type(self.owner).__name__}".lower()
@@ -150,7 +158,7 @@ def _drawn(place: _Place, gain: float, generator: torch.Generator) -> Tensor:
         return _norms(place) * gain * (1 + JITTER * noise)
     if start.ndim >= 2 and (isinstance(place.whole, _LAYERS) or _is_unstructured(start)):
         return noise * (gain / math.sqrt(_fan_in(place.whole, start)) if _is_matrix(place) else TOKEN)
-    if start.ndim <= 1 and start.abs().max() < 0.05:
+    if start.squeeze().ndim <= 1 and start.abs().max() < 0.05:
         return 0.5 + 0.1 * noise  # a gate or a layer scale that starts shut
     return start * (1 + JITTER * noise)
 
@@ -203,6 +211,7 @@ def _norms(place: _Place) -> Tensor:
 
 _QUERY = re.compile(r"(.*[._])?(q|query|q_proj|q_lin|query_proj|to_q|wq|q_[ab]_proj|query_projection|linear_q|q_head)")
 _KEY = re.compile(r"(.*[._])?(k|key|k_proj|k_lin|key_proj|to_k|wk|key_projection|linear_k|k_head)")
+_RESIDUAL = re.compile(r"Res(idual|net)?(Unit|Block|Layer|Stack)")
 _FUSED = re.compile(r"(.*[._])?(qkv|qkv_proj|query_key_value|c_attn|Wqkv|in_proj(_weight)?|query_key|to_qkv|att_proj)")
 
 
@@ -211,6 +220,8 @@ def _gain(place: _Place) -> float:
     path = place.path if place.attribute == "weight" else place.name
     if isinstance(place.whole, (nn.Conv2d, nn.Conv3d)):
         return CONVOLUTION
+    if isinstance(place.whole, nn.Conv1d):
+        return KERNELS if "kernel_conv" in path else RESIDUAL if _RESIDUAL.search(type(place.branch).__name__) else 1.0
     if _QUERY.fullmatch(path):
         return PEAK * _own_ratio(place)
     return PEAK if _KEY.fullmatch(path) or _FUSED.fullmatch(path) else 1.0

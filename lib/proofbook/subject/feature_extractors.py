@@ -17,6 +17,7 @@ _SHARED = {
     "num_mel_bins": ("num_mel_bins", "input_feat_per_channel"),
     "chunk_length_s": ("chunk_length_s",),
     "overlap": ("overlap",),
+    "model_in_channels": ("model_in_channels",),
 }
 _MEL_BINS = ("num_mel_bins", "input_feat_per_channel", "feature_size")
 _CHANNELS = ("audio_channels",)
@@ -26,7 +27,7 @@ def build_feature_extractor(spec: Model, config: PreTrainedConfig) -> Any:
     """The feature extractor of a model, as the repository of its checkpoint would hold it.
 
     Args:
-        spec: the model; ``tiny.processor`` may give parameters of the class, under ``feature_extractor``.
+        spec: the model; ``tiny.processor`` may give the ``class`` and parameters of it, under ``feature_extractor``.
         config: the configuration of the model, shrunk or not. Where the extractor's window can't be as short as
             ``max_source_positions`` says, it is longer: :func:`fit_window` then lengthens the configuration.
 
@@ -34,13 +35,19 @@ def build_feature_extractor(spec: Model, config: PreTrainedConfig) -> Any:
         LookupError: transformers has no feature extractor for the model's type.
     """
     parts = (part.model_type.removesuffix("_encoder") for part in _parts(config))
-    kinds = [spec.model_type, *processor_homes(spec.model_type), *parts]
-    name = next(filter(None, map(feature_extractor_name, kinds)), None)
+    kinds = [spec.model_type, *processor_homes(spec.model_type), *parts, *_forerunners(spec.model_type)]
+    given = dict(spec.tiny.processor.get("feature_extractor", {})) if spec.tiny else {}
+    name = given.pop("class", None) or next(filter(None, map(feature_extractor_name, kinds)), None)
     if name is None:
         raise LookupError(f"{spec.name}: transformers has no feature extractor for model type {spec.model_type!r}")
     kind = getattr(transformers, name)
-    given = spec.tiny.processor.get("feature_extractor", {}) if spec.tiny else {}
     return kind(**_parameters(kind, config) | given)
+
+
+def _forerunners(model_type: str) -> Iterator[str]:
+    """The types whose names this one continues: `moonshine` of `moonshine_streaming`."""
+    words = model_type.split("_")
+    return ("_".join(words[:count]) for count in range(len(words) - 1, 0, -1))
 
 
 def fit_window(config: PreTrainedConfig, extractor: Any) -> None:

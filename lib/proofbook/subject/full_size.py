@@ -6,6 +6,7 @@ from proofbook.catalog import Model
 from proofbook.compat import no_init_weights
 from proofbook.subject.backbones import with_own_backbones
 from proofbook.subject.draw import library_blocks, model_class
+from proofbook.subject.pipelines import is_pipeline
 from proofbook.subject.shrink import full_config
 
 
@@ -16,7 +17,7 @@ def full_parameters(spec: Model) -> int | None:
     Raises:
         Blocked: the installed libraries can't build it.
     """
-    if spec.trust_remote_code:
+    if spec.trust_remote_code or is_pipeline(spec):
         return None
     kind = model_class(spec)
     with library_blocks(spec), torch.device("meta"), no_init_weights():

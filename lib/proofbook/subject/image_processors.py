@@ -19,7 +19,7 @@ from proofbook.verdict import Blocked
 FREE_SIDE = 96
 
 # a processor's setting: the names under which configurations hold the same thing
-_SYNONYMS = {
+SYNONYMS = {
     "merge_size": ("spatial_merge_size",),
     "max_image_tiles": ("max_num_tiles",),
     "ensure_multiple_of": ("patch_size",),
@@ -57,8 +57,8 @@ def settings(cls: Any, config: PreTrainedConfig) -> dict[str, Any]:
         return _palette_settings(config)
     changed = _areas(config) if "min_pixels" in accepted else _scaled_sizes(defaults, config)
     for name in accepted:
-        shared = name in ImagesKwargs.__annotations__ and name not in _SYNONYMS
-        value = None if shared else lookup(config, name, *_SYNONYMS.get(name, ()))
+        shared = name in ImagesKwargs.__annotations__ and name not in SYNONYMS
+        value = None if shared else lookup(config, name, *SYNONYMS.get(name, ()))
         if value is not None:
             both = isinstance(defaults.get(name), Mapping) and isinstance(value, int)
             changed[name] = {"height": value, "width": value} if both else value

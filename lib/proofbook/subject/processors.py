@@ -22,17 +22,19 @@ from proofbook.catalog import Model
 from proofbook.catalog.schema import Exception_
 from proofbook.compat import PreTrainedConfig, feature_extractor_name, processor_parts, tokenizer_name
 from proofbook.subject.feature_extractors import build_feature_extractor, fit_window
-from proofbook.subject.image_processors import build_image_processor, has_image_processor, lookup, sub_configs
-from proofbook.subject.tokenizers import SIZES, align_text, build_tokenizer
-from proofbook.subject.tokenizers.choice import vocabulary_size
+from proofbook.subject.image_processors import SYNONYMS, build_image_processor, has_image_processor, lookup, sub_configs
+from proofbook.subject.tokenizers import align_text, build_tokenizer
+from proofbook.subject.tokenizers.choice import size_fields, vocabulary_size
 from proofbook.subject.video_processors import build_video_processor, with_stand_in
 
 # what a placeholder in a processor's source looks like: <image>, <|image_pad|>, |SPEAKER|
 _PLACEHOLDER = re.compile(r"</?[^<>\s{}]+>|\|[A-Z]+\|")
 # a special token that a processor reads from its tokenizer, and one whose absence it is ready for
 _NAMED_TOKEN = re.compile(r"\btokenizer(?:\.|, \")(?P<name>(?!add_)\w+_token)(?:_id)?\b")
-_LOOKED_FOR = re.compile(r"(?:has|get)attr\(\s*(?:self\.)?tokenizer, \"(?P<name>\w+_token)(?:_id)?\"(?!, None)")
-_TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision)\w*?)_token_(?:id|index)")
+_LOOKED_FOR = re.compile(
+    r"(?P<first>\bif )?(?:has|get)attr\(\s*(?:self\.)?tokenizer, \"(?P<name>\w+_token)(?:_id)?\"(?(first)|(?!, None))"
+)
+_TOKEN_ID = re.compile(r"(?P<name>(?:image|video|audio|vision|[be]oi)\w*?)_token_(?:id|index)")
 
 # a dialogue of text, images and videos; for processors that need a template, where a checkpoint would bring its own
 _CHAT_TEMPLATE = (
@@ -92,11 +94,17 @@ def part_of(processor: Any, name: str) -> Any:
 def composite_class(spec: Model) -> Any:
     """The composite class of a model, or None: the one its entry names, the one of transformers' mapping, or else
     the one that the model's own package defines."""
-    name = (spec.tiny.processor.get("class") if spec.tiny else None) or PROCESSOR_MAPPING_NAMES.get(spec.model_type)
-    if name := name or _shared_class(spec):
+    named = spec.tiny.processor.get("class") if spec.tiny else None
+    if named:
+        return with_stand_in(getattr(transformers, named))
+    if name := PROCESSOR_MAPPING_NAMES.get(spec.model_type) or _shared_class(spec):
         found = getattr(transformers, name)
         # a decoder for speech shares the processor of whole models; it reads the tokenizer alone
-        hears = "feature_extractor" not in processor_parts(found) or feature_extractor_name(spec.model_type)
+        alone = "feature_extractor" not in processor_parts(found)
+        hears = alone or bool(feature_extractor_name(spec.model_type)) or _main_input(spec) in _SOUND
+        # without a codec, a checkpoint of its own, the others of its parts are of no use together
+        codec = inspect.signature(found.__init__).parameters.get("audio_tokenizer")
+        hears = hears and (codec is None or codec.default is None)
         return with_stand_in(found) if hears and not _downloads(found) else None
     package = model_type_to_module_name(spec.model_type)
     if package in CONFIG_MAPPING and package != spec.model_type:
@@ -127,6 +135,9 @@ _PART_CLASSES: dict[str, Any] = {
 }
 
 
+_SOUND = ("input_values", "input_features")
+
+
 def _lone_part(spec: Model) -> str | None:
     """Which part a model without a composite works with: the one that it has, else what its class reads first; None
     for what no processor makes."""
@@ -135,14 +146,18 @@ def _lone_part(spec: Model) -> str | None:
         "image_processor": has_image_processor(spec.model_type),
         "feature_extractor": bool(feature_extractor_name(spec.model_type)),
     }
-    reads = str(getattr(transformers, spec.model_class).main_input_name)
+    reads = _main_input(spec)
     if reads.startswith("pixel_values"):
         return "image_processor"
     if sum(has.values()) == 1:
         return next(part for part, there in has.items() if there)
-    if reads in ("input_values", "input_features"):
+    if reads in _SOUND:
         return "feature_extractor"
     return "tokenizer" if reads == "input_ids" or any(has.values()) else None
+
+
+def _main_input(spec: Model) -> str:
+    return str(getattr(getattr(transformers, spec.model_class), "main_input_name", ""))
 
 
 def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
@@ -157,8 +172,11 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
 
 
 def _second_tokenizer(name: str, spec: Model, config: PreTrainedConfig) -> Any:
-    """The tokenizer of the part of a model that it is named after: ``qformer_tokenizer`` of ``qformer_config``."""
-    part = getattr(config, f"{name.removesuffix('tokenizer')}config")
+    """The tokenizer of the part of a model that it is named after: ``qformer_tokenizer`` of ``qformer_config``; of the
+    model itself, where it has no such part."""
+    part = getattr(config, f"{name.removesuffix('tokenizer')}config", None)
+    if part is None:
+        return build_tokenizer(spec, config)
     chosen = spec.tiny.processor.get(name) if spec.tiny else None
     tiny = Exception_(reason=f"names the {name}", tokenizer=chosen) if chosen else None
     return build_tokenizer(spec.model_copy(update={"model_type": part.model_type, "tiny": tiny}), part)
@@ -184,7 +202,7 @@ def _argument(name: str, config: PreTrainedConfig) -> Any:
         return int(lookup(config, "vision_feature_select_strategy") == "default")
     if name == "image_seq_len":
         return lookup(config, "resampler_n_latents") or _shuffled_patches(config)
-    return lookup(config, "image_size" if name == "img_size" else name)
+    return lookup(config, "image_size" if name == "img_size" else name, *SYNONYMS.get(name, ()))
 
 
 def _shuffled_patches(config: PreTrainedConfig) -> int:
@@ -192,7 +210,7 @@ def _shuffled_patches(config: PreTrainedConfig) -> int:
     if lookup(config, "image_size") is None:
         return 0
     side = lookup(config, "image_size") // lookup(config, "patch_size")
-    return int(side**2 / (lookup(config, "scale_factor") or 1) ** 2)
+    return int(side**2 / (lookup(config, "scale_factor", "pixel_shuffle_factor") or 1) ** 2)
 
 
 def _prepared(tokenizer: Any, cls: Any, config: PreTrainedConfig) -> Any:
@@ -243,7 +261,7 @@ def _make_room(config: PreTrainedConfig, tokenizer: Any) -> None:
     size = vocabulary_size(config)
     if len(tokenizer) > size:
         for part in sub_configs(config):
-            for name in SIZES & vars(part).keys():
+            for name in vars(part).keys() & size_fields(part):
                 if getattr(part, name) == size:
                     setattr(part, name, len(tokenizer))
 
@@ -264,6 +282,8 @@ def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any
             found = [one for one in (*repeated, *written, *ids) if type(one) is int]
             if found:
                 setattr(part, attribute, found[0])
+        if names := vars(part).get("vocabulary_map"):  # by name the ids of what a model writes for an image
+            names.update({name: vocabulary[name] for name in names if name in vocabulary})
 
 
 def _repeated(cls: Any) -> Iterator[str]:

@@ -43,7 +43,7 @@ def cut(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> dict[str, Any]:
     others; lists of indices of layers are counted anew; stages lose layers, never themselves.
     """
     fields = {name: _unrolled(name, value, fields, roles) for name, value in fields.items()}
-    stacks = [_stack(depth, fields, roles) for depth in sorted(_depths(fields, roles))]
+    stacks = [_stack(depth, fields, roles) for depth in sorted(_depths(fields, roles) | _listed(fields))]
     return {name: _cut(name, value, roles[name], stacks) for name, value in fields.items()}
 
 
@@ -57,6 +57,11 @@ def _unrolled(name: str, value: Any, fields: Mapping[str, Any], roles: Mapping[s
 
 def _depths(fields: Mapping[str, Any], roles: Mapping[str, Role]) -> set[int]:
     return {v for k, v in fields.items() if roles[k] is Role.LAYERS and type(v) is int and v > 2}
+
+
+def _listed(fields: Mapping[str, Any]) -> set[int]:
+    """The depths of stacks that only a list of the kinds of their layers tells."""
+    return {len(v) for k, v in fields.items() if _PATTERN.search(k) and isinstance(v, (list, tuple)) and len(v) > 2}
 
 
 def _stack(depth: int, fields: Mapping[str, Any], roles: Mapping[str, Role]) -> Stack:

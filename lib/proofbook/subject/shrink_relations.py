@@ -109,6 +109,15 @@ def inner_widths(fields: Fields) -> None:
             fields.new[name] = each(value, inner)
 
 
+def base_widths(fields: Fields, most: int = 256) -> None:
+    """A width that doubles with every stage stays small where there are many of them."""
+    doublings = max(
+        (len(v) for k, v in fields.old.items() if k.endswith("ratios") and isinstance(v, (list, tuple))), default=0
+    )
+    for name in fields.numbers(Role.BASE):
+        fields.new[name] = min(fields.new[name], max(2, most >> doublings))
+
+
 def sums(fields: Fields) -> None:
     """A list of widths that fills another width still does."""
     whole = {fields.old[name]: name for name in reversed(fields.numbers(Role.WIDTH))}
@@ -259,6 +268,7 @@ RELATIONS: tuple[Callable[[Fields], None], ...] = (
     grouped_heads,
     head_dims,
     inner_widths,
+    base_widths,
     sums,
     position_features,
     joined_heads,

@@ -117,4 +117,7 @@ class _WithStandIn:
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **kwargs),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **kwargs),
         }
-        return [parts[name]() for name in processor_parts(cls)]  # type: ignore[no-untyped-call]
+        return [
+            parts[name]() if name in parts else AutoTokenizer.from_pretrained(folder, subfolder=name, **kwargs)  # type: ignore[no-untyped-call]
+            for name in processor_parts(cls)
+        ]

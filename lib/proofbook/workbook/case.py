@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import transformers
 
 from proofbook.catalog import Weights, load_catalog
+from proofbook.checks.parts import ASKED, PartTrial
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
 from proofbook.environments import own_name
@@ -49,7 +51,7 @@ def _step(method: Step[P]) -> Step[P]:
     @wraps(method)
     def shown(case: "Case", /, *args: P.args, **kwargs: P.kwargs) -> Html:
         if case.unloaded:
-            return Html("<p>The model did not load.</p>", "The model did not load.")
+            return case.show_absence()
         start = time.perf_counter()
         try:
             return method(case, *args, **kwargs)
@@ -139,12 +141,12 @@ class Case(Trial):
                 ("class", code(type(model).__name__)),
                 ("checkpoint", f"{self.spec.hub_id}, {full:,} parameters" if full else self.spec.hub_id),
                 ("weights here", f"{self.weights}, {here:,} parameters, {self.target.dtype}"),
-                ("attention", getattr(model.config, "_attn_implementation", None) or "the model's own"),
+                ("attention", getattr(self.config, "_attn_implementation", None) or "the model's own"),
             ]
         )
         return (
             size
-            + folded("configuration", block(model.config.to_json_string()))
+            + folded("configuration", block(self.config.to_json_string()))
             + folded("modules", block(_shortened(str(model))))
         )
 
@@ -202,7 +204,10 @@ class Case(Trial):
         """Ask the checks of one family that were chosen, record what they find, and show it."""
         if family not in FAMILIES:
             raise ValueError(f"unknown family of checks {family!r}; known: {', '.join(FAMILIES)}")
-        found = [self.record(self._examine(check)) for check in self.chosen if check.family == family]
+        asked = [check for check in self.chosen if check.family == family]
+        found = [self.record(self._examine(check)) for check in asked]
+        for part in self.parts:
+            found += [self.record(_of_part(examine(check, part), part)) for check in asked if check.name in ASKED]
         return show_findings(found) if found else Html("<p>None chosen.</p>", "None chosen.")
 
     def record(self, finding: Finding) -> Finding:
@@ -314,6 +319,30 @@ class Case(Trial):
             ]
         )
 
+    def show_absence(self) -> Html:
+        """That there is no model, and what of it is validated all the same."""
+        said = "The model did not load."
+        shown = Html(f"<p>{said}</p>", said)
+        if not self.parts or self.spec.parts is None:
+            return shown
+        modules = ", ".join(part.model_class for part in self.spec.parts.modules)
+        first = self.parts[0]
+        inputs = facts([("processor", code(type(first.processor).__name__)), ("task", self.spec.task)])
+        return (
+            shown
+            + facts([("validated all the same", f"{modules}"), ("not validated", self.spec.parts.left_out)])
+            + folded("what the processor makes", show_rows(first.rows) + inputs + show_tensors(first.inputs))
+        )
+
+    @cached_property
+    def parts(self) -> list[PartTrial]:
+        """The parts that are validated where a package is missing; none where the model loads, or has no such parts."""
+        why = self.unloaded
+        missing = why is not None and why.verdict is Verdict.BLOCKED and why.observed in self.spec.needs
+        if not missing or self.spec.parts is None or self.weights is not Weights.TINY:
+            return []
+        return [PartTrial(self, part) for part in self.spec.parts.modules]
+
     @property
     def unloaded(self) -> Finding | None:
         """What the check ``loads`` found, if there is no model for it."""
@@ -328,6 +357,13 @@ class Case(Trial):
             return Finding(check, Verdict.BLOCKED, 0.0, observed=why.observed, detail=why.detail)
         known = why.verdict is Verdict.XFAIL
         return Finding(check, Verdict.SKIP if known else Verdict.NOT_RUN, 0.0, detail="the model did not load")
+
+
+def _of_part(finding: Finding, part: PartTrial) -> Finding:
+    """The finding under a name of its own: ``matches-truth of LayoutLMv2Encoder``."""
+    asked = finding.check
+    name = f"{asked.name} of {part.part.model_class}"
+    return replace(finding, check=Question(name, asked.family, asked.description))
 
 
 def _of_any(config: Any, name: str) -> Any:

@@ -180,7 +180,7 @@ def spoken_rows(subject: Subject) -> list[Row]:
     extractor = part_of(subject.processor, "feature_extractor")
     clips = recordings(extractor.sampling_rate)
     longest = None
-    if not (extractor.return_attention_mask or _has_window(extractor)):
+    if not (extractor.return_attention_mask or has_window(extractor)):
         longest = min(len(clip.samples) for clip in clips)
     return [Row(text=clip.text, audio=clip.samples[:longest], sampling_rate=clip.rate) for clip in clips]
 
@@ -189,7 +189,7 @@ def features(subject: Subject, rows: Sequence[Row], argument: str = "audio", **m
     """What the processor makes of the sound of the rows, passed as ``argument``; ``more`` goes to the processor."""
     extractor = part_of(subject.processor, "feature_extractor")
     sounds = [row.audio for row in rows]
-    if not _has_window(extractor):
+    if not has_window(extractor):
         more.setdefault("padding", True)
     more |= {"sampling_rate": rows[0].sampling_rate, "return_tensors": "pt"}
     if extractor is subject.processor:
@@ -199,7 +199,7 @@ def features(subject: Subject, rows: Sequence[Row], argument: str = "audio", **m
     return dict(subject.processor(**{argument: sounds}, **more))
 
 
-def _has_window(extractor: Any) -> bool:
+def has_window(extractor: Any) -> bool:
     """Whether every clip is padded to one length, of frames (Whisper) or of samples (CLAP)."""
     return hasattr(extractor, "nb_max_frames") or hasattr(extractor, "nb_max_samples")
 

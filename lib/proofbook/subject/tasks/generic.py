@@ -16,7 +16,7 @@ from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.samples.texts import PROMPTS
-from proofbook.subject.tasks.audio import features, spoken_rows
+from proofbook.subject.tasks.audio import features, has_window, spoken_rows
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.tokens import forward_parameters, texts_of, tokenized
 from proofbook.subject.tasks.vision import encoded_pictures, framed, pictures
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROWS = 3
 # steps of what a configuration does not say the length of, and new tokens of a decoder
 STEPS = 8
+# frames of sound, as codes
+SPOKEN = 4
 # outputs that an answer describes
 DESCRIBED = 5
 
@@ -62,6 +64,8 @@ class Forward(Task):
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         takes = forward_parameters(subject)
         made = {name: value for name, value in processed(subject, rows).items() if name in takes and name != "labels"}
+        if "audio_input_ids" in takes - made.keys() and hasattr(subject.config, "codebook_size"):
+            made = _with_places(made, subject.config.audio_token_id)
         return Encoded(with_derived(subject, made), len(rows))
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
@@ -89,6 +93,12 @@ class KeypointMatching(Forward):
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
         pairs = [list(row.images) for row in rows]
         return Encoded(dict(subject.processor(pairs, return_tensors="pt")), len(rows))
+
+
+def _with_places(made: Mapping[str, Any], token: int) -> dict[str, Any]:
+    """Texts behind the tokens that stand for the codes of a sound."""
+    pad = {"input_ids": token, "attention_mask": 1}
+    return {n: torch.nn.functional.pad(v, (SPOKEN, 0), value=pad[n]) if n in pad else v for n, v in made.items()}
 
 
 class AudioTextToText(Forward):
@@ -142,14 +152,18 @@ def processed(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
         return features(subject, rows)
     given: dict[str, Any] = {}
     if "text" in kinds:
-        given["text"] = [_prompt(processor, kinds, row) for row in rows]
+        given["text"] = [_prompt(processor, kinds, row) + subject.options.get("ending", "") for row in rows]
         pad_before(subject)
     if "images" in kinds:
         given["images"] = [list(row.images) for row in rows] if "text" in kinds else pictures(rows)
     if clips:
         given["videos"] = clips
     if "audio" in kinds:
-        return features(subject, rows, padding=True, **given)
+        # where the extractor has a window of its own, only texts are padded to the longest
+        windowed = has_window(part_of(processor, "feature_extractor"))
+        return features(
+            subject, rows, **({"text_kwargs": {"padding": True}} if windowed else {"padding": True}), **given
+        )
     return dict(processor(**given, padding=True, return_tensors="pt"))
 
 
@@ -226,14 +240,42 @@ def _ids(name: str, size: int, *shape: int) -> torch.Tensor:
 def _decoder_ids(sizes: _Sizes, name: str) -> torch.Tensor | None:
     if not sizes.config.is_encoder_decoder:
         return None
+    decoder: Any = getattr(sizes.config, "decoder_config", None)
+    if hasattr(decoder, "num_channels"):  # of sound: a code a channel
+        return _ids(name, decoder.vocab_size, STEPS, decoder.num_channels)
     return _ids(name, sizes.of("vocab_size"), STEPS)
 
 
-_Derive = Callable[[_Sizes, str], torch.Tensor | None]
+def _frames(sizes: _Sizes, name: str) -> torch.Tensor | None:
+    """Tokens of text, each with the codes of its moment, where a model takes both as one input."""
+    if not hasattr(sizes.config, "codebook_vocab_size"):
+        return None
+    codes = _ids(f"{name}, codes", sizes.config.codebook_vocab_size - 1, STEPS, sizes.config.num_codebooks)
+    return torch.cat([_ids(name, sizes.config.vocab_size, STEPS, 1), codes], dim=2)
+
+
+def _spoken(sizes: _Sizes, name: str) -> torch.Tensor | None:
+    """The codes of a sound that tokens stand for, frames × codebooks."""
+    size = getattr(sizes.config, "codebook_size", None)
+    return None if size is None else _ids(name, size, SPOKEN, sizes.of("num_codebooks"))
+
+
+def _codes_beside(sizes: _Sizes, name: str) -> torch.Tensor | None:
+    """Codes of the moment of each token, codebooks × length."""
+    ids = sizes.inputs.get("input_ids")
+    return None if ids is None else _ids(name, sizes.of("audio_vocab_size"), sizes.of("num_codebooks"), ids.shape[1])
+
+
+_Derive = Callable[[_Sizes, str], torch.Tensor | bool | None]
 
 # what an argument of that name is, from the configuration
 _DERIVED: dict[str, _Derive] = {
+    "input_ids": _frames,
     "decoder_input_ids": _decoder_ids,
+    # codes of sound: beside the text, and in its place
+    "user_audio_codes": _codes_beside,
+    "moshi_audio_codes": _codes_beside,
+    "audio_input_ids": _spoken,
     # series, rows × steps × channels, and what is known of each step
     "past_values": lambda s, name: _noise(name, s.past, *s.channels),
     "past_observed_mask": lambda s, name: torch.ones(ROWS, s.past, *s.channels),
@@ -255,6 +297,8 @@ _DERIVED: dict[str, _Derive] = {
     "pixel_values_videos": lambda s, name: _noise(
         name, s.of("frames_per_clip", "num_frames"), 3, *(s.of("crop_size", "image_size", default=64),) * 2
     ),
+    # noise that a forward call would add of itself
+    "sample": lambda s, name: False,
     # which patches a masked autoencoder hides
     "noise": lambda s, name: _noise(name, (s.of("image_size") // s.of("patch_size")) ** 2),
     "noise_embeds": lambda s, name: _noise(name, STEPS, s.of("hidden_size")),

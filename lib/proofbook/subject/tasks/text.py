@@ -19,12 +19,16 @@ from proofbook.subject.tasks.tokens import (
     texts_of,
     tokenized,
     tokenizer_of,
+    with_decoder_ids,
 )
 from proofbook.subject.tasks.vision import BEST, Answer, best_labels, pictures
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedModel
+
+# enough of an answer to see that generation works
+NEW_TOKENS = 8
 
 
 class FillMask(Task):
@@ -156,7 +160,7 @@ class SentenceSimilarity(Task):
 class DocumentQuestionAnswering(Task):
     """A question about a page, of which the words, their places and the picture are given.
 
-    The best span of the page's words, or the best labels where the model's head classifies.
+    The best span of the page's words, the best labels where the model's head classifies, or the model's own words.
     """
 
     names = ("document-question-answering",)
@@ -168,11 +172,16 @@ class DocumentQuestionAnswering(Task):
         return _page_rows(self._QUESTIONS)
 
     def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
-        return encoded(_page_inputs(subject, rows))
+        return encoded(with_decoder_ids(subject, _page_inputs(subject, rows)))
 
     def answer(
         self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded
     ) -> list[list[Answer]]:
+        if model.can_generate():
+            given = {name: one for name, one in encoded.inputs.items() if name != "decoder_input_ids"}
+            written = model.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False)
+            answers = tokenizer_of(subject).batch_decode(written, skip_special_tokens=True)
+            return [[{"answer": answer}] for answer in answers]
         outputs = model(**encoded.inputs)
         if "start_logits" in outputs:
             ids = encoded.inputs["input_ids"]

@@ -12,7 +12,10 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.texts import corpus
 from proofbook.subject.tasks.task import Encoded, Row, Subject
-from proofbook.subject.tokenizers import make_ready
+from proofbook.subject.tokenizers import decoding_start, make_ready
+
+# tokens that a decoder reads behind its start
+DECODED = 7
 
 
 def tokenizer_of(subject: Subject) -> PreTrainedTokenizerBase:
@@ -69,6 +72,17 @@ def accepted(subject: Subject, inputs: Mapping[str, torch.Tensor]) -> dict[str, 
     if "lang_ids" in takes:
         found["lang_ids"] = torch.arange(len(ids)) % len(subject.config.languages)
     return found
+
+
+def with_decoder_ids(subject: Subject, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs, and what a decoder beside them reads: its start, then the first tokens of a sentence for each row."""
+    if not subject.config.is_encoder_decoder or "decoder_input_ids" not in forward_parameters(subject):
+        return dict(inputs)
+    tokenizer = tokenizer_of(subject)
+    start = decoding_start(subject.config, tokenizer)
+    count = len(next(iter(inputs.values())))
+    rows = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))[:DECODED] for text in corpus("eng")[:count]]
+    return {**inputs, "decoder_input_ids": torch.tensor([[start, *ids] for ids in rows])}
 
 
 def work(inputs: Mapping[str, torch.Tensor]) -> int:

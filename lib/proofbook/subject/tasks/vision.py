@@ -225,8 +225,8 @@ def encoded_pictures(subject: Subject, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def beside(processor: Any, photos: Sequence[Image.Image]) -> dict[str, Any]:
-    """What the ``preprocess`` of an image processor reads beside pictures, by its names for it."""
-    asked = inspect.signature(processor.preprocess).parameters
+    """What a processor reads beside pictures, by its names for it."""
+    asked = inspect.signature(getattr(processor, "preprocess", processor)).parameters
     return {name: make(photos) for name, make in _BESIDE.items() if name in asked}
 
 
@@ -243,6 +243,7 @@ def _maps(photos: Sequence[Image.Image], *levels: int) -> list[Image.Image]:
 
 
 _BESIDE: dict[str, Callable[[Sequence[Image.Image]], Any]] = {
+    "task_inputs": lambda photos: ["instance" for _ in photos],
     # (x, y, width, height) of the people in each picture
     "boxes": lambda photos: [[[0.0, 0.0, photo.width, photo.height]] for photo in photos],
     # background, unknown, foreground

@@ -5,7 +5,7 @@ import re
 from transformers import PreTrainedTokenizerBase
 
 from proofbook.compat import PreTrainedConfig, usual_of
-from proofbook.subject.tokenizers.choice import text_first
+from proofbook.subject.tokenizers.choice import size_fields, text_first
 
 _ROLES = ("pad", "bos", "eos", "unk", "sep", "cls", "mask", "question")
 _NAMED = re.compile(rf"({'|'.join(_ROLES)})_(?:token_id|token_index|index)")
@@ -13,8 +13,6 @@ _NAMED = re.compile(rf"({'|'.join(_ROLES)})_(?:token_id|token_index|index)")
 _STAND_INS = {"bos": ("cls", "eos", "sep"), "eos": ("sep",), "cls": ("bos",), "sep": ("eos",)}
 # the ids that generation takes from the configuration, and that have a role of another name
 _GENERATION = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
-# the sizes of a vocabulary, and of embeddings beside it
-SIZES = {"vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input"}
 # where decoding starts, in a tokenizer that has a token for just that
 _START = "<|startoftranscript|>"
 
@@ -78,7 +76,7 @@ def _align_size(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) ->
         return  # it works on bytes or characters, and the model counts in its own way
     ids = [*tokenizer.get_vocab().values(), *getattr(tokenizer, "lang_code_to_id", {}).values()]
     size = max(ids) + 1
-    for name in SIZES & vars(config).keys():
+    for name in vars(config).keys() & size_fields(config):
         setattr(config, name, min(getattr(config, name) or size, size))
 
 

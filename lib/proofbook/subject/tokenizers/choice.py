@@ -14,6 +14,8 @@ from proofbook.compat import tokenizer_class as class_named
 
 # for models whose configuration states no size of a vocabulary: they work on bytes or characters
 _DEFAULT_SIZE = 1024
+# the sizes of a vocabulary, and of embeddings beside it
+_SIZES = ("vocab_size", "decoder_vocab_size", "vocab_size_per_layer_input")
 
 
 def tokenizer_class(spec: Model, config: PreTrainedConfig) -> type[PreTrainedTokenizerBase]:
@@ -45,8 +47,8 @@ def _derived(config: PreTrainedConfig) -> type[PreTrainedTokenizerBase] | None:
     own = _mapped(config.model_type) or _of_package(config.model_type)
     if own is not None:
         return own
-    for part in text_first(config).values():
-        found = _derived(part)
+    for name, part in text_first(config).items():
+        found = None if "vision" in name else _derived(part)  # whose package may have a text model of another kind
         if found is not None:
             return found
     return next(filter(None, map(_mapped, _processor_homes(config.model_type))), None)
@@ -86,6 +88,11 @@ def vocabulary_size(config: PreTrainedConfig) -> int:
     return _size(config) or _DEFAULT_SIZE
 
 
+def size_fields(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The attributes that count tokens of text: where one is named after text, another is of codes."""
+    return ("text_vocab_size",) if "text_vocab_size" in vars(config) else _SIZES
+
+
 def _size(config: PreTrainedConfig) -> int | None:
-    size = getattr(config, "vocab_size", None)
+    size = getattr(config, size_fields(config)[0], None)
     return size if isinstance(size, int) else next(filter(None, map(_size, text_first(config).values())), None)

@@ -216,6 +216,15 @@ def _letters(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     return {"vocab_file": _save(folder / "vocab.json", _numbered(tokens[:size]))}
 
 
+def _spelled(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """Letters as written: phonemes would need a package, and a library of the system, for how words sound."""
+    letters = sorted({letter.lower() for letter in "".join(texts.corpus("eng"))} - {"\n"})
+    return {
+        "vocab_file": _save(folder / "vocab.json", _numbered([*_special(cls), *letters][:size])),
+        "phonemize": False,
+    }
+
+
 def _proteins(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     tokens = ["<cls>", "<pad>", "<eos>", "<unk>", *_AMINO_ACIDS, "<null_1>", "<mask>"]
     return {"vocab_file": _save(folder / "vocab.txt", tokens)}
@@ -238,5 +247,6 @@ _BY_CLASS: dict[str, Recipe] = {
     "ClvpTokenizer": _bytes,
     "EsmTokenizer": _proteins,
     "Speech2Text2Tokenizer": _continued_words,
+    "VitsTokenizer": _spelled,
     "XLMProphetNetTokenizer": _sentencepiece,
 }
