@@ -20,6 +20,7 @@ from proofbook.subject.draw import build_model, library_blocks, model_class
 from proofbook.subject.hub import download
 from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.remote_code import brought_class
+from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
 
@@ -65,6 +66,7 @@ def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, l
 
 def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     """Draw a tiny model from a seed, and write it and its processor to a folder as their checkpoint would be."""
+    check_needs(spec)
     config = tiny_config(spec)
     with library_blocks(spec):
         processor = build_processor(spec, config)
