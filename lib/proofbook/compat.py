@@ -43,7 +43,7 @@ try:
 except ImportError:
     from transformers.image_processing_utils import BaseImageProcessor
 
-    class VideoProcessorMixin(BaseImageProcessor):  # type: ignore[no-redef]
+    class VideoProcessorMixin(BaseImageProcessor):  # type: ignore[misc, no-redef]
         """Of processors of videos; what it saves lies beside the settings of an image processor."""
 
         def __call__(self, videos: Any, **kwargs: Any) -> Any:
