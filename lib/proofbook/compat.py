@@ -69,6 +69,7 @@ __all__ = [
     "model_type_to_module_name",
     "no_init_weights",
     "own_arguments",
+    "part_classes",
     "pil_processor",
     "prefers_pil",
     "processor_parts",
@@ -120,6 +121,12 @@ def sub_configs_defaults(kind: Any) -> Mapping[str, Any]:
         for name, part in parts.items()
         if isinstance(part, PreTrainedConfig)
     }
+
+
+def part_classes(kind: Any) -> Mapping[str, Any]:
+    """The classes of the parts of a configuration class, by name; of some before 5 only an instance knows them."""
+    known = kind.sub_configs
+    return dict(usual_of(kind).sub_configs if isinstance(known, property) else known)
 
 
 def _differing(part: Any) -> dict[str, Any]:
