@@ -138,6 +138,14 @@ def fault(days: int, **changes: Any) -> KnownFault:
         (fault(-1), False, Verdict.PASS),
         (fault(1, targets=("cpu-bf16",)), True, Verdict.FAIL),
         (fault(1, check="finite"), True, Verdict.FAIL),
+        (fault(1, needs=("transformers>=4",)), True, Verdict.XFAIL),
+        (fault(1, needs=("transformers>=4",)), False, Verdict.XPASS),
+        (fault(1, needs=("transformers<4.50",)), True, Verdict.FAIL),
+        (fault(1, needs=("transformers<4.50",)), False, Verdict.PASS),
+        (fault(1, needs=("transformers>=4", "no-such-package")), True, Verdict.FAIL),
+        # `all` is for what can't be asked at all: a wrong answer is one
+        (fault(1, check="all"), True, Verdict.FAIL),
+        (fault(1, check="all"), False, Verdict.PASS),
     ],
 )
 def test_a_known_fault_counts_for_its_check_and_targets_until_its_date(
@@ -148,6 +156,16 @@ def test_a_known_fault_counts_for_its_check_and_targets_until_its_date(
     case.check("loading")
     case.check("accuracy")
     assert case.findings["matches-truth"].verdict is verdict
+
+
+def test_a_fault_of_all_checks_covers_those_that_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("vit", checks="finite, answers")
+    case.spec = case.spec.model_copy(update={"known_faults": (fault(1, check="all"),)})
+    monkeypatch.setattr(type(case.task), "encode", lambda *args: 1 / 0)
+    examined(case)
+    assert case.findings["loads"].verdict is Verdict.PASS
+    assert {case.findings[name].verdict for name in ("finite", "answers")} == {Verdict.XFAIL}
+    assert case.verdict is Verdict.XFAIL
 
 
 def test_only_the_checks_chosen_are_asked_and_loading_always() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from proofbook.catalog.schema import Idle
 from proofbook.checks.influence import grouped
 from proofbook.checks.registry import Finding, examine
 from proofbook.checks.trial import Trial
@@ -92,10 +93,22 @@ def test_what_is_known_to_be_idle_is_told_and_must_stay_so() -> None:
     finding = found("inputs-matter", trial)
     assert finding.verdict is Verdict.PASS
     assert "attention_mask: the class" in finding.detail
-    trial.spec = trial.spec.model_copy(update={"idle": {**trial.spec.idle, "input_ids": "not true at all"}})
+    wrong = Idle(reason="not true at all")
+    trial.spec = trial.spec.model_copy(update={"idle": {**trial.spec.idle, "input_ids": wrong}})
     finding = found("inputs-matter", trial)
     assert finding.verdict is Verdict.FAIL
     assert "input_ids has influence, although" in finding.detail
+
+
+def test_what_is_idle_with_other_releases_is_not_known_here() -> None:
+    trial = trial_of("rwkv")
+    elsewhere = {
+        name: known.model_copy(update={"needs": ("transformers<4.50",)}) for name, known in trial.spec.idle.items()
+    }
+    trial.spec = trial.spec.model_copy(update={"idle": elsewhere})
+    finding = found("inputs-matter", trial)
+    assert finding.verdict is Verdict.FAIL
+    assert "without enough influence" in finding.detail and "attention_mask" in finding.detail
 
 
 def test_the_parameters_are_as_they_were() -> None:

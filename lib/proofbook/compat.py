@@ -5,8 +5,10 @@ transformers: not for planning.
 """
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -14,7 +16,11 @@ from packaging.version import Version
 from transformers.models.auto import image_processing_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+
+# the file in which releases before 5 keep the settings of a processor of videos
+_VIDEO_SETTINGS = "video_preprocessor_config.json"
 
 try:
     from transformers import PreTrainedConfig
@@ -35,7 +41,19 @@ except ImportError:
 try:
     from transformers.video_processing_utils import VideoProcessorMixin
 except ImportError:
-    from transformers.image_processing_utils import BaseImageProcessor as VideoProcessorMixin
+    from transformers.image_processing_utils import BaseImageProcessor
+
+    class VideoProcessorMixin(BaseImageProcessor):  # type: ignore[misc, no-redef]
+        """Of processors of videos; what it saves lies beside the settings of an image processor."""
+
+        def __call__(self, videos: Any, **kwargs: Any) -> Any:
+            return self.preprocess(videos, **kwargs)
+
+        def save_pretrained(self, save_directory: Any, **kwargs: Any) -> list[str]:
+            path = Path(save_directory) / _VIDEO_SETTINGS
+            self.to_json_file(path)
+            return [str(path)]
+
 
 __all__ = [
     "DTYPE",
@@ -51,8 +69,11 @@ __all__ = [
     "model_type_to_module_name",
     "no_init_weights",
     "own_arguments",
+    "part_classes",
+    "pil_processor",
     "prefers_pil",
     "processor_parts",
+    "saved_video_settings",
     "sub_configs_defaults",
     "tokenizer_class",
     "tokenizer_name",
@@ -91,27 +112,45 @@ def sub_configs_defaults(kind: Any) -> Mapping[str, Any]:
     own = getattr(kind, "sub_configs_defaults", None)
     if own is not None:
         return dict(own)
+    if _lacks_defaults(kind):
+        return {name: SubConfig(part, getattr(part, "model_type", "")) for name, part in kind.sub_configs.items()}
     usual = usual_of(kind)  # of some classes only an instance knows its parts
     parts = {name: getattr(usual, name, None) for name in usual.sub_configs}
     return {
-        name: SubConfig(type(part), part.model_type, part.to_diff_dict())
+        name: SubConfig(type(part), part.model_type, _differing(part))
         for name, part in parts.items()
         if isinstance(part, PreTrainedConfig)
     }
 
 
+def part_classes(kind: Any) -> Mapping[str, Any]:
+    """The classes of the parts of a configuration class, by name; of some before 5 only an instance knows them."""
+    known = kind.sub_configs
+    return dict(usual_of(kind).sub_configs if isinstance(known, property) else known)
+
+
+def _differing(part: Any) -> dict[str, Any]:
+    """The fields of a configuration that are not what its class makes of no arguments, nor follow from such."""
+    usual = usual_of(type(part)).to_dict()
+    return {name: value for name, value in part.to_dict().items() if name not in usual or usual[name] != value}
+
+
+def _lacks_defaults(kind: Any) -> bool:
+    return not is_dataclass(kind) and bool(getattr(kind, "has_no_defaults_at_init", False))
+
+
 def usual_of(kind: Any) -> Any:
     """What a configuration class makes of no arguments; one without fields where 4 can't make it without its parts."""
-    return PreTrainedConfig() if _IS_4 and getattr(kind, "has_no_defaults_at_init", False) else kind()
+    return PreTrainedConfig() if _lacks_defaults(kind) else kind()
 
 
 def as_argument(part: Any) -> Any:
-    """A part of a configuration as the class of the whole takes it: 4 takes the mapping of its fields."""
-    return part.to_dict() if _IS_4 else part
+    """A part of a configuration as the class of the whole takes it: before they were dataclasses, as a mapping."""
+    return part if is_dataclass(part) else part.to_dict()
 
 
 def own_arguments(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for a configuration class as its release names them.
+    """The arguments for a configuration class as its release names them, with the parts that it can't do without.
 
     4 has ``rope_theta`` and ``partial_rotary_factor`` beside ``rope_scaling``, 5 has them all in ``rope_parameters``.
     """
@@ -123,13 +162,29 @@ def own_arguments(kind: Any, given: Mapping[str, Any]) -> dict[str, Any]:
                 arguments[name] = rope.pop(name)
         if rope.get("rope_type") != "default" or len(rope) > 1:
             arguments["rope_scaling"] = rope
+    if _lacks_defaults(kind):
+        known = (name for name, part in sub_configs_defaults(kind).items() if part.model_type)
+        arguments = {**{name: {} for name in known}, **arguments}
     return arguments
 
 
 def tokenizer_name(model_type: str) -> str | None:
-    """The class of tokenizers that transformers maps a model type to; of 4's two, the one that reads plain files."""
+    """The class of tokenizers that transformers maps a model type to.
+
+    Of 4's two, the one that reads plain files; where its processor takes another class only, that one.
+    """
     names = TOKENIZER_MAPPING_NAMES.get(model_type)
-    return next(filter(None, names), None) if isinstance(names, tuple) else names
+    name = next(filter(None, names), None) if isinstance(names, tuple) else names
+    taken = _taken(model_type, "tokenizer")
+    return name if not taken or name in taken else taken[0]
+
+
+def _taken(model_type: str, part: str) -> tuple[str, ...]:
+    """The classes that the composite processor of a model type insists on for a part, as those of 4 do."""
+    composite = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(model_type) or "", None)
+    named = getattr(composite, f"{part}_class", None) if _IS_4 else None
+    names = (named,) if isinstance(named, str) else tuple(filter(None, named or ()))
+    return () if any(name.startswith("Auto") for name in names) else names
 
 
 def feature_extractor_name(model_type: str) -> str | None:
@@ -150,6 +205,9 @@ def image_processor_names(model_type: str) -> dict[str, str]:
     found = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
     if not isinstance(found, Mapping):
         found = dict(zip(("pil", "torchvision"), found, strict=False))
+    taken = _taken(model_type, "image_processor")
+    if taken and not set(taken) & set(found.values()):
+        found = dict(zip(("pil", "torchvision"), taken, strict=False))
     return {backend: name for backend, name in found.items() if name}
 
 
@@ -163,7 +221,24 @@ def image_processor_settings(cls: Any) -> frozenset[str]:
     declares = getattr(cls, "valid_kwargs", None)
     if declares is not None:
         return frozenset(declares.__annotations__)
-    return frozenset(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+    # 4 keeps whatever else it is given, and composites read this from it
+    return frozenset({*inspect.signature(cls.__init__).parameters, "image_seq_length"} - {"self", "kwargs"})
+
+
+def pil_processor(name: str) -> Any:
+    """The class of image processors of that name that works on PIL's pictures: of 4's, the one of that very name."""
+    return getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+
+
+def saved_video_settings(folder: Any, processor: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of a processor of videos in a checkpoint's folder.
+
+    Args:
+        processor: what transformers read of the composite, of which 5 makes them a part.
+    """
+    part = (processor or {}).get("video_processor")
+    path = Path(folder) / _VIDEO_SETTINGS
+    return dict(part or (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}))
 
 
 def video_processor_name(model_type: str) -> str | None:

@@ -121,10 +121,16 @@ def interpreter(name: str) -> str:
     return str(there[name].python)
 
 
+def here(needs: Iterable[str]) -> bool:
+    """Whether what this process imports is what some ``needs`` ask for."""
+    needs = tuple(needs)
+    return met(needs, _installed(needs))
+
+
 def chosen_for(needs: Iterable[str]) -> str:
     """The environment for an entry's ``needs``: this one where it meets them, or where none does."""
     needs = tuple(needs)
-    if met(needs, _installed(needs)):
+    if here(needs):
         return own_name()
     return next((one.name for one in made().values() if one.meets(needs)), own_name())
 

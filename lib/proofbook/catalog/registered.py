@@ -20,6 +20,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 
 from proofbook.catalog.schema import Category, Model
+from proofbook.compat import part_classes
 
 # transformers' mappings of heads, `MODEL_FOR_…_MAPPING_NAMES`, in the order in which a user would want them, each with
 # the task of proofbook that validates it; `forward` derives its inputs from the signature (subject/tasks/generic.py)
@@ -119,7 +120,7 @@ def _plain(name: str) -> str:
 
 
 def _parts(members: list[str]) -> set[str]:
-    subs = (sub for member in members for sub in CONFIG_MAPPING[member].sub_configs.values())
+    subs = (sub for member in members for sub in part_classes(CONFIG_MAPPING[member]).values())
     listed = (getattr(sub, "model_type", "") for sub in subs)  # AutoConfig, which stands for any, has none
     return {part for part in listed if part in CONFIG_MAPPING}
 
@@ -194,8 +195,11 @@ def _entry(model_type: str, head: str, name: str, task: str) -> Model:
 
 def _reads(name: str, model_type: str) -> frozenset[str]:
     """The arguments of a class's ``forward``, and the name of its main input."""
-    kind = getattr(transformers, name)
-    if getattr(kind, "is_dummy", False):  # a package that it needs is not installed, but its source is there to read
+    try:
+        kind = getattr(transformers, name)
+    except ModuleNotFoundError:  # some import what they need without asking whether it is there
+        kind = None
+    if kind is None or getattr(kind, "is_dummy", False):  # a package is not installed, but the source is there to read
         return _reads_in_source(name, model_type)
     forward = inspect.signature(kind.forward).parameters if hasattr(kind, "forward") else {}
     return frozenset({*forward, str(getattr(kind, "main_input_name", ""))})

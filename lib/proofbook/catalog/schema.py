@@ -4,10 +4,23 @@ from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Reason = Annotated[str, StringConstraints(min_length=10)]
+
+
+def _requirement(text: str) -> str:
+    try:
+        Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"{text!r} is not a requirement: {error}") from None
+    return text
+
+
+# a library, and which of its releases: "transformers<5", "diffusers"
+Need = Annotated[str, AfterValidator(_requirement)]
 
 
 class Category(StrEnum):
@@ -44,11 +57,29 @@ class KnownFault(Entry):
     entry has no effect any more.
     """
 
+    # the name of a check, or `all`: whichever of them raise, as where the inputs can't be made
     check: str
     targets: tuple[Name, ...] | Literal["all"] = "all"
+    # the releases that have it, where not all do: "transformers<5"
+    needs: tuple[Need, ...] = ()
     reason: Reason
     issue: Annotated[str, StringConstraints(pattern=r"^https?://")]
     expires: date
+
+
+class Idle(Entry):
+    """Why something moves no output, and with which releases, where not with all; a reason alone will do."""
+
+    reason: Reason
+    needs: tuple[Need, ...] = ()
+
+
+def _with_reason(given: object) -> object:
+    return {"reason": given} if isinstance(given, str) else given
+
+
+# patterns of names of inputs and parameters, and why they move nothing
+Idles = dict[str, Annotated[Idle, BeforeValidator(_with_reason)]]
 
 
 class Exception_(Entry):
@@ -107,7 +138,7 @@ class Part(Entry):
     model_class: str = Field(alias="class")
     inputs: dict[str, Literal["noise", "positions", "hidden", "given"]]
     # as an entry's: arguments and parameters that move no output, and why
-    idle: dict[str, Reason] = {}
+    idle: Idles = {}
 
 
 class Parts(Entry):
@@ -130,7 +161,7 @@ class Model(Entry):
     # how the checkpoint's configuration differs from the defaults of its configuration class
     config: dict[str, Any] = {}
     # other requirements than those of proofbook itself: "transformers<5", "diffusers", "detectron2"
-    needs: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
     # what is validated where one of `needs` is missing; the case is blocked all the same
     parts: Parts | None = None
     # False for an entry beyond the tracked list, and for one that discovery derived
@@ -141,7 +172,7 @@ class Model(Entry):
     trust_remote_code: bool = False
     tiny: Exception_ | None = None
     # inputs and parameters that this class takes and that move none of its outputs: patterns of names, and why
-    idle: dict[str, Reason] = {}
+    idle: Idles = {}
     known_faults: tuple[KnownFault, ...] = ()
 
 

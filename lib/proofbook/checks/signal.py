@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from proofbook.catalog import Weights
+from proofbook.catalog.schema import Idle
 from proofbook.checks.influence import STEP, Measure, grouped, moved_rows, parameter_influence, without_position
 from proofbook.checks.plain import call, moved
 from proofbook.checks.registry import NotApplicable, Observation, check
@@ -19,6 +20,7 @@ from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import reference_model
 from proofbook.checks.vary import Fixed, vary
+from proofbook.environments import here
 
 # below the error allowed itself nothing has moved but rounding
 NOTHING = 1.0
@@ -153,15 +155,17 @@ class _Judged:
     rest: list[str]
 
 
-def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, str]) -> _Judged:
+def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, Idle]) -> _Judged:
     """Hold names without influence against those that the model's entry lists as ``idle``, patterns with reasons."""
     wrong, known, rest = [], [], list(dead)
     all_ = list(all_)
-    for pattern, reason in idle.items():
+    for pattern, known_of in idle.items():
+        if not here(known_of.needs):
+            continue
         matching = [name for name in all_ if re.fullmatch(pattern, name)]
         found = [name for name in matching if name in dead]
         if found:
-            known.append(f"{', '.join(grouped(found))}: {reason}")
+            known.append(f"{', '.join(grouped(found))}: {known_of.reason}")
         elif matching:
             wrong.append(f"{pattern} has influence, although the entry lists it as idle")
         rest = [name for name in rest if name not in found]

@@ -205,6 +205,18 @@ def report(run: Annotated[str, typer.Argument(help="Run: a path, a name in outpu
     report_run(run)
 
 
+@app.command(epilog="Exit status: 0 nothing broke; 1 something broke; 2 wrong usage; 3 the machinery failed.")
+def compare(
+    before: Annotated[str, typer.Argument(help="Run to compare with: a path, a name in outputs/, or latest.")],
+    after: Annotated[str, typer.Argument(help="Run to compare.")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Tell what broke, what was mended and what got slower from one run to another."""
+    from proofbook.cli.comparing import compare_runs
+
+    raise typer.Exit(compare_runs(before, after, markdown))
+
+
 def main() -> None:
     """Run the command line; every failure ends as one clear line and an exit status."""
     try:

@@ -21,6 +21,7 @@ from proofbook.subject.hub import download
 from proofbook.subject.pipelines import is_pipeline, load_denoiser, load_pipeline, write_tiny_pipeline
 from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.remote_code import brought_class
+from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
 
@@ -66,6 +67,7 @@ def checkpoint_folder(spec: Model, weights: Weights, seed: int, scratch: Path, l
 
 def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     """Draw a tiny model from a seed, and write it and its processor to a folder as their checkpoint would be."""
+    check_needs(spec)
     if is_pipeline(spec):
         return write_tiny_pipeline(spec, seed, folder)
     config = tiny_config(spec)

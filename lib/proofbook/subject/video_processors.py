@@ -10,7 +10,14 @@ from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 from transformers.utils import is_torchvision_available
 
 from proofbook.catalog import Model
-from proofbook.compat import PreTrainedConfig, VideoProcessorMixin, processor_parts, video_processor_name
+from proofbook.compat import (
+    PreTrainedConfig,
+    VideoProcessorMixin,
+    pil_processor,
+    processor_parts,
+    saved_video_settings,
+    video_processor_name,
+)
 from proofbook.subject.image_processors import settings
 from proofbook.verdict import Blocked
 
@@ -86,7 +93,7 @@ def build_video_processor(spec: Model, config: PreTrainedConfig) -> Any:
     given = spec.tiny.processor.get("video_processor", {}) if spec.tiny else {}
     if "frames" not in given:
         return StandIn()
-    frames = getattr(transformers, f"{given['frames']}Pil")
+    frames = pil_processor(given["frames"])
     return StandIn(frames(**settings(frames, config)))
 
 
@@ -112,7 +119,7 @@ class _WithStandIn:
         cls, folder: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
         parts = {
-            "video_processor": lambda: StandIn.from_dict((processor_dict or {}).get("video_processor") or {}),
+            "video_processor": lambda: StandIn.from_dict(saved_video_settings(folder, processor_dict)),
             "image_processor": lambda: AutoImageProcessor.from_pretrained(folder, **kwargs),
             "feature_extractor": lambda: AutoFeatureExtractor.from_pretrained(folder, **kwargs),
             "tokenizer": lambda: AutoTokenizer.from_pretrained(folder, **kwargs),

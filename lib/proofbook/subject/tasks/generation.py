@@ -43,7 +43,8 @@ class TextGeneration(Task):
         tokenizer = tokenizer_of(subject)
         # whatever the side in a forward call: what is written must follow the text itself
         prompts = tokenized(subject, texts_of(rows), padding_side="left")
-        prompts = {name: value.to(model.device) for name, value in prompts.items()}
+        # no types of tokens, as in the library's pipeline: not every class gives one to what it writes
+        prompts = {name: value.to(model.device) for name, value in prompts.items() if name != "token_type_ids"}
         written = _generate(model, prompts)
         length = prompts["input_ids"].shape[1]
         return list(tokenizer.batch_decode(written[:, length:], skip_special_tokens=True))

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 
 from proofbook.compat import TokenizersBackend
-from proofbook.subject.tokenizers.vocabularies import CONTROLS, merged, scored_pieces, sentence_pieces
+from proofbook.subject.tokenizers.vocabularies import CONTROLS, alphabet, merged, scored_pieces, sentence_pieces
 
 _SPOKEN = ("arb", "cmn", "deu", "ell", "eng", "fra", "hin", "jpn", "kor", "rus", "spa")
 _HEARD = ("en", "zh", "de", "es", "ru", "ko", "fr", "ja", "ar", "el", "hi", "th", "he")
@@ -30,7 +30,6 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
         ]
     },
 }
-_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def train(cls: Any, size: int) -> TokenizersBackend:
@@ -64,7 +63,7 @@ def _vocabulary(cls: Any, size: int) -> dict[str, Any]:
     if type(pipeline.pre_tokenizer) is pre_tokenizers.PreTokenizer:
         # one written in Python, which looks up words in the vocabulary that is yet to be trained
         pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    vocab, merges = merged(pipeline.model, pipeline, known + _alphabet(pipeline, known), size)
+    vocab, merges = merged(pipeline.model, pipeline, known + alphabet(pipeline, known), size)
     return {"vocab": vocab, "merges": merges} if isinstance(pipeline.model, BPE) else {"vocab": vocab}
 
 
@@ -76,23 +75,11 @@ def _unigram(pipeline: Tokenizer, known: list[str], size: int) -> list[tuple[str
     return [(token, scores.pop(token, 0.0)) for token in known] + list(scores.items())
 
 
-def _alphabet(pipeline: Tokenizer, known: list[str]) -> list[str]:
-    """The tokens that stand for single bytes, so that no text is unknown, where the pipeline has such."""
-    if getattr(pipeline.model, "byte_fallback", False):
-        alphabet = _BYTES
-    elif "ByteLevel" in str(pipeline.pre_tokenizer):
-        suffix = pipeline.model.end_of_word_suffix or ""
-        alphabet = sorted({c + end for c in pre_tokenizers.ByteLevel.alphabet() for end in ("", suffix)})
-    else:
-        alphabet = []
-    return [token for token in alphabet if token not in known]
-
-
 def _byte_level(cls: Any, size: int) -> TokenizersBackend:
     special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     pipeline = Tokenizer(BPE())
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    known = [*special.values(), *_alphabet(pipeline, list(special.values()))]
+    known = [*special.values(), *alphabet(pipeline, list(special.values()))]
     masked = size > len(known)  # models of bytes have no room for more
     vocab, merges = merged(pipeline.model, pipeline, known, size - masked)
     pipeline.model = BPE(vocab, merges)

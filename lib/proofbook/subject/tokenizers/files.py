@@ -2,8 +2,9 @@
 
 import inspect
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,7 @@ from tokenizers.models import BPE, WordPiece
 from transformers import PreTrainedTokenizerBase
 
 from proofbook.subject.samples import texts
-from proofbook.subject.tokenizers.vocabularies import CONTROLS, merged, scored_pieces, sentence_pieces
+from proofbook.subject.tokenizers.vocabularies import CONTROLS, alphabet, merged, scored_pieces, sentence_pieces
 
 # the standard one-letter codes of amino acids, and of what stands for several or for a gap
 _AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
@@ -152,12 +153,22 @@ def _word_pieces(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     return {"vocab_file": _save(folder / "vocab.txt", sorted(vocab, key=vocab.__getitem__))}
 
 
-def _merges(cls: TokenizerClass, size: int, folder: Path, pipeline: Tokenizer) -> Arguments:
-    vocab, merges = merged(pipeline.model, pipeline, _special(cls), size)
+def _merges(cls: TokenizerClass, size: int, folder: Path, pipeline: Tokenizer, known: Sequence[str] = ()) -> Arguments:
+    vocab, merges = merged(pipeline.model, pipeline, [*_special(cls), *known], size)
     return {
         "vocab_file": _save(folder / "vocab.json", vocab),
         "merges_file": _save(folder / "merges.txt", ["#version: 0.2", *map(" ".join, merges)]),
     }
+
+
+def _merged_pieces(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """A BPE on all bytes where the module of the class maps them to characters, else on characters."""
+    source = inspect.getsource(sys.modules[cls.__module__])
+    if "bytes_to_unicode" not in source or "</w>" in source:
+        return _marked_words(cls, size, folder)
+    pipeline = Tokenizer(BPE())
+    pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return _merges(cls, size, folder, pipeline, alphabet(pipeline, _special(cls)))
 
 
 def _marked_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
@@ -235,7 +246,7 @@ _BY_FILES: dict[tuple[str, ...], Recipe] = {
     ("vocab_file.txt",): _word_pieces,
     ("vocab_file.tokenizer",): _word_pieces,
     ("vocab_file.json",): _letters,
-    ("merges_file.txt", "vocab_file.json"): _marked_words,
+    ("merges_file.txt", "vocab_file.json"): _merged_pieces,
     ("entity_vocab_file.json", "merges_file.txt", "vocab_file.json"): _entities,
     ("merges_file.txt", "src_vocab_file.json", "tgt_vocab_file.json"): _two_languages,
     ("vocab_file.txt", "word_pronunciation_file.json", "word_shape_file.json"): _glyphs,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import sentencepiece
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE, WordPiece
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 
@@ -18,6 +18,7 @@ _PIECES = 1 / 8
 _LONGEST = 12
 # the unknown token and the two ends, which every SentencePiece model has
 CONTROLS = 3
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def fitting_lines(symbols: Callable[[str], Iterable[str]], room: int, languages: Sequence[str] = ()) -> list[str]:
@@ -83,8 +84,22 @@ def merged(
     return state["vocab"], [(left, right) for left, right in state.get("merges", ())]
 
 
+def alphabet(pipeline: Tokenizer, known: Sequence[str]) -> list[str]:
+    """The tokens that stand for single bytes, so that no text is unknown, where the pipeline has such."""
+    if getattr(pipeline.model, "byte_fallback", False):
+        tokens = _BYTES
+    elif "ByteLevel" in str(pipeline.pre_tokenizer):
+        suffix = pipeline.model.end_of_word_suffix or ""
+        tokens = sorted({c + end for c in pre_tokenizers.ByteLevel.alphabet() for end in ("", suffix)})
+    else:
+        tokens = []
+    return [token for token in tokens if token not in known]
+
+
 def _words(pipeline: Tokenizer, line: str) -> list[str]:
     normal = pipeline.normalizer.normalize_str(line) if pipeline.normalizer is not None else line
+    if pipeline.pre_tokenizer is None:
+        return [normal]
     return [word for word, _ in pipeline.pre_tokenizer.pre_tokenize_str(normal)]
 
 
