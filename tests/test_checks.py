@@ -43,7 +43,8 @@ def test_a_right_model_passes_every_check_that_applies() -> None:
     trial = trial_of("llama")
     found = {name: examine(check, trial) for name, check in CHECKS.items()}
     skipped = {name for name, finding in found.items() if finding.verdict is Verdict.SKIP}
-    assert skipped == {"meaning", "published-recipe"}
+    second = {"cross-attention-mask", "encoder-outputs-reused", "forced-tokens"}  # of decoders behind an encoder
+    assert skipped == {"meaning", "published-recipe", "window", *second}
     assert {finding.verdict for name, finding in found.items() if name not in skipped} == {Verdict.PASS}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from proofbook.checks.padding import without_padding
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import Observation, check
 from proofbook.checks.reproduction import reproduces

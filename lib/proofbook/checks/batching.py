@@ -11,6 +11,7 @@ from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
+from proofbook.checks.streams import slice_row, sliceable
 from proofbook.checks.trial import Trial
 
 
@@ -59,20 +60,6 @@ def row_alone_is_row_of_batch(
             if name in floor and floor[name].is_floating_point()
         }
         agree(alone, part, noise, tolerance)
-
-
-def sliceable(inputs: Mapping[str, Any], size: int) -> bool:
-    """Whether each input tensor has one entry a row."""
-    return all(
-        isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape[0] == size
-        for value in inputs.values()
-        if not isinstance(value, bool | int | float | str | None)
-    )
-
-
-def slice_row(inputs: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """The inputs of one row, as a batch of one."""
-    return {name: value[row : row + 1] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
 def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Tensor]) -> list[Comparison]:

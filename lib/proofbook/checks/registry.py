@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from proofbook.checks.trial import Trial
 
 # in the order in which a notebook asks them; each is a module of this package
-FAMILIES = ("loading", "forward", "accuracy", "signal", "batching", "answers", "timing")
+FAMILIES = (
+    *("loading", "forward", "accuracy", "signal", "batching", "padding", "causality", "caching", "positions"),
+    *("generation", "answers", "timing"),
+)
 
 Executions = Callable[[], tuple[Execution, Execution]]
 

@@ -31,7 +31,7 @@ def inputs_matter(trial: Trial) -> Observation:
     """Changing one position, mask bit or patch of each input moves outputs elsewhere, far beyond the tolerance."""
     _only_drawn(trial)
     measure = Measure(trial.outputs, trial.noise, trial.tolerance)
-    kept = _kept_ids(trial)
+    kept = kept_ids(trial)
     least, fixed, changes = {}, [], {}
     for name, value in trial.inputs.items():
         if not isinstance(value, torch.Tensor):
@@ -180,7 +180,7 @@ def _only_drawn(trial: Trial) -> None:
         raise NotApplicable("trained weights are as they are; asked of those that were drawn to carry signal")
 
 
-def _kept_ids(trial: Trial) -> set[int]:
+def kept_ids(trial: Trial) -> set[int]:
     """Token ids with a meaning of their own: special tokens, and those that the configuration names."""
     tokenizer = getattr(trial.processor, "tokenizer", trial.processor)
     return set(getattr(tokenizer, "all_special_ids", ())) | set(_named_ids(trial.config.to_dict()))

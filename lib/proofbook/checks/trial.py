@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
 from proofbook.checks.compare import Comparison, Errors, compare_all, differing, errors_between
+from proofbook.checks.decoding import Decoder
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
-from proofbook.checks.padding import without_padding
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, truth_of
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
@@ -163,6 +164,11 @@ class Trial:
             torch.manual_seed(CALL_SEED)
             placed = Encoded(**{**vars(self.encoded), "inputs": self.session.place(self.inputs)})
             return self.task.answer(self.subject, self.model, self.rows, placed)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """How the model decodes. Raises :class:`~proofbook.checks.registry.NotApplicable` for one that does not."""
+        return Decoder.of(self)
 
     @cached_property
     def latency(self) -> Latency:

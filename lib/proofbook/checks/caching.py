@@ -1,0 +1,149 @@
+"""Does a decoder with a cache give what it gives without one?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.cache_utils import Cache
+
+from proofbook.checks.compare import Comparison
+from proofbook.checks.decoding import Decoder
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.streams import rows_of
+from proofbook.checks.trial import Trial
+
+# tokens that a check of more than one kind of cache reads one by one behind the first part
+SINGLE = 2
+
+
+@check
+def cache_token_by_token(trial: Trial) -> Observation:
+    """Read one by one with the cache that the class makes, with and without a mask, tokens score as read at once."""
+    decoder = _cached(trial)
+    comparisons = _compared(trial, decoder, [decoder.begin, *[1] * decoder.length], masked=True)
+    few = max(decoder.begin, decoder.length - SINGLE)
+    comparisons += _compared(trial, decoder, [few, *[1] * SINGLE], masked=False, note=", no mask")
+    return Observation.of(comparisons, f"1 at each of {decoder.length} tokens")
+
+
+@check
+def cache_in_chunks(trial: Trial) -> Observation:
+    """A prompt read in unequal parts, several tokens at once behind a cache, scores as read at once."""
+    decoder = _cached(trial)
+    rest = decoder.length - decoder.begin
+    if rest < 2:
+        raise NotApplicable("too few tokens behind the prompt's picture or sound")
+    sizes = [decoder.begin + rest // 4, 2, 1, max(2, rest // 3), decoder.length]
+    return Observation.of(_compared(trial, decoder, sizes), "1 at each token")
+
+
+@check
+def cache_kinds(trial: Trial) -> Observation:
+    """A cache of each kind that the class supports, passed in by the user, gives the scores of no cache."""
+    decoder = _cached(trial)
+    kinds = _kinds(trial, decoder)
+    sizes = [max(decoder.begin, decoder.length - SINGLE), *[1] * SINGLE]
+    comparisons: list[Comparison] = []
+    for name, make in kinds.items():
+        comparisons += _compared(trial, decoder, sizes, cache=make(), note=f", {name}")
+    return Observation.of(comparisons, f"1 with each of: {', '.join(kinds)}")
+
+
+@check
+def cache_rows(trial: Trial) -> Observation:
+    """A cache whose rows change places, as in beam search, goes on as the rows in their new places."""
+    decoder = _cached(trial)
+    ready = max(decoder.begin, decoder.length - SINGLE)
+    *_, (_, _, cache) = decoder.steps([ready])
+    if not isinstance(cache, Cache):
+        raise NotApplicable("its cache offers no change of rows")
+    rows = len(decoder.prompt[decoder.stream.tokens])
+    if rows < 2:
+        raise NotApplicable("the prompt is one row")
+    order = torch.arange(rows).roll(1)
+    # the first row twice: what two beams of one row have in common must not be shared between them
+    order[0] = order[1]
+    cache.reorder_cache(order.to(trial.session.device))
+    moved = rows_of(decoder.reading, order)
+    scores = []
+    for at in range(ready, decoder.length):
+        one, cache = decoder.step(cache, at, at + 1, moved)
+        scores.append(one)
+    actual, expected = torch.cat(scores, dim=1), decoder.whole[order, ready:]
+    return Observation.of(trial.agree({"logits": actual}, {"logits": expected}), f"1 in each of {rows} rows")
+
+
+@check
+def use_cache(trial: Trial) -> Observation:
+    """use_cache, on or off, changes no score; off returns no cache, on returns one."""
+    decoder = _cached(trial)
+    if not decoder.caching(True):
+        raise NotApplicable("forward takes no use_cache")
+    on = trial.run({**decoder.prompt, **decoder.caching(True)})
+    off = trial.run({**decoder.prompt, **decoder.caching(False)})
+    if not any(name.startswith(decoder.cache) for name in (*on, *trial.outputs)):
+        raise NotApplicable("it keeps what it has read within its modules, and returns no cache")
+    kept = {word: any(name.startswith(decoder.cache) for name in one) for word, one in (("on", on), ("off", off))}
+    wrong = [
+        f"use_cache {word} returns {'a' if has else 'no'} cache" for word, has in kept.items() if has != (word == "on")
+    ]
+    found = Observation.of(
+        trial.agree({"logits": on["logits"]}, {"logits": off["logits"]}), "1, and a cache only if on"
+    )
+    if not wrong:
+        return found
+    return Observation(False, found.observed, found.allowed, "; ".join(wrong), found.comparisons)
+
+
+@check
+def encoder_outputs_reused(trial: Trial) -> Observation:
+    """Given what its encoder makes of an input, a model gives what it gives for the input itself."""
+    decoder = trial.decoder
+    if not decoder.is_second:
+        raise NotApplicable("it has no encoder before its decoder")
+    given = trial.run({**decoder.reading, **decoder.caching(False)})
+    return Observation.of(trial.agree({"logits": given["logits"]}, {"logits": decoder.whole}), "1")
+
+
+def _cached(trial: Trial) -> Decoder:
+    decoder = trial.decoder
+    if not decoder.cache:
+        raise NotApplicable(f"{trial.spec.model_class} takes no cache")
+    decoder.require_causal()
+    return decoder
+
+
+def _compared(
+    trial: Trial,
+    decoder: Decoder,
+    sizes: list[int],
+    cache: Any = None,
+    masked: bool | None = None,
+    note: str = "",
+) -> list[Comparison]:
+    """The scores of the prompt read in parts, held against those of the prompt read at once."""
+    parts = [scores for _, scores, _ in decoder.steps(sizes, cache, masked)]
+    note = f"{note}, from token {sizes[0]} on in {len(parts) - 1} parts"
+    return trial.agree({"logits": torch.cat(parts, dim=1)}, {"logits": decoder.whole}, note)
+
+
+def _kinds(trial: Trial, decoder: Decoder) -> dict[str, Callable[[], Any]]:
+    """By name, what makes an empty cache of each kind that the class supports.
+
+    A cache of fixed size is supported where the class says that it can be compiled with one.
+    """
+    if decoder.cache != "past_key_values" or not trial.model._supports_default_dynamic_cache():
+        raise NotApplicable("its state is of a kind of its own")
+    config = trial.config.get_text_config(decoder=True)
+
+    def of(make: Callable[[], Any]) -> Callable[[], Any]:
+        return (lambda: EncoderDecoderCache(make(), make())) if decoder.is_second else make
+
+    # one that knows no configuration keeps everything, also what lies outside a window
+    kinds = {"dynamic": of(lambda: DynamicCache(config=config)), "dynamic without a configuration": of(DynamicCache)}
+    if trial.model._can_compile_fullgraph and not decoder.is_second:
+        kinds["static"] = lambda: StaticCache(config=config, max_cache_len=decoder.length + SINGLE)
+    if trial.session.device.type == "cuda":
+        kinds["offloaded"] = of(lambda: DynamicCache(config=config, offloading=True))
+    return kinds

@@ -1,0 +1,93 @@
+"""Does a decoder read from left to right?"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from proofbook.checks.compare import Comparison, compare
+from proofbook.checks.decoding import Decoder
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.streams import copies, rows_of
+from proofbook.checks.trial import Trial
+
+# tokens that are changed in one prompt, at most
+CHANGES = 24
+# fewer where much is read beside them: so many numbers in all copies, but no fewer copies than these
+BESIDE, LEAST = 150_000, 5
+
+
+@check
+def causal(trial: Trial) -> Observation:
+    """A token changed moves no score before it, and moves one from there on, in eager and in sdpa attention."""
+    decoder = trial.decoder
+    decoder.require_causal()
+    inputs, places = changed_copies(decoder)
+    comparisons: list[Comparison] = []
+    without = []
+    for implementation, model in _implementations(trial):
+        scores = trial.run_with(model, inputs)["logits"]
+        comparisons += _before(trial, scores, places, implementation)
+        without += [f"{place} in {implementation}" for place in _idle(trial, scores, places)]
+    note = f"tokens without influence: {', '.join(without[:5])}" if without else ""
+    found = Observation.of(comparisons, f"1 before each of {len(places)} tokens, more from there on", note)
+    return found if not without else Observation(False, found.observed, found.allowed, found.detail, found.comparisons)
+
+
+def changed_copies(decoder: Decoder, most: int = CHANGES) -> tuple[dict[str, Tensor], list[int]]:
+    """The first row of the prompt, then copies of it with one token changed in each; and which one.
+
+    Every token changes, or as many as ``most``, evenly spread and the last among them; those among which pictures or
+    sound stand do not.
+    """
+    stream, prompt = decoder.stream, decoder.reading
+    tokens = prompt[stream.tokens][0]
+    first = decoder.begin if decoder.begin > 1 else 0
+    others = [int(token) for token in tokens[first:].unique()]
+    if len(others) < 2:
+        raise NotApplicable("the prompt has one token, again and again")
+    # what lies beside the tokens is read again with each copy
+    beside = sum(one.numel() for one in tree_leaves(prompt) if isinstance(one, Tensor) and one.is_floating_point())
+    each = beside // len(prompt[stream.tokens])
+    count = min(most, max(LEAST, BESIDE // max(1, each)), len(tokens) - first)
+    places = sorted({round(float(at)) for at in torch.linspace(first, len(tokens) - 1, count)})
+    rows = len(places) + 1
+    same = torch.zeros(rows, dtype=torch.long)
+    batch = rows_of(prompt, same) if decoder.has_text_alone else copies(prompt, rows)
+    changed = batch[stream.tokens].clone()
+    for number, place in enumerate(places, 1):
+        index = others.index(int(tokens[place]))
+        changed[number, place] = others[(index + 1) % len(others)]
+    return {**batch, stream.tokens: changed}, places
+
+
+def _implementations(trial: Trial) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The model with each implementation of attention that its class has."""
+    for name in ("eager", "sdpa"):
+        model = copy.deepcopy(trial.model)
+        try:
+            model.set_attn_implementation(name)
+        except ValueError:  # the class says that it does not support it
+            continue
+        yield name, model
+
+
+def _before(trial: Trial, scores: Tensor, places: list[int], implementation: str) -> list[Comparison]:
+    """Each copy's scores before its changed token, held against those of the row unchanged."""
+    expected = scores[:1].expand_as(scores[1:])
+    before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
+    actual = torch.where(before[..., None], scores[1:], expected)
+    return trial.agree({"logits": actual}, {"logits": expected}, f" before the token, {implementation}")
+
+
+def _idle(trial: Trial, scores: Tensor, places: list[int]) -> list[int]:
+    """The places whose change moves no score from there on beyond the error allowed."""
+    noise, tolerance = trial.noise.get("logits"), trial.tolerance
+    enough = min(1.0, tolerance.signal)
+    return [
+        place
+        for number, place in enumerate(places, 1)
+        if compare("logits", scores[number, place:], scores[0, place:], tolerance, noise).ratio < enough
+    ]

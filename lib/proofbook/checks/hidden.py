@@ -1,0 +1,38 @@
+"""Padded positions are not judged: what a model computes there is read by nobody, and differs between kernels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def without_padding(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The outputs with zeros at the positions that a mask among the inputs hides.
+
+    A mask, batch × length, belongs to an output whose first dimension is the batch and which has one dimension of
+    that length: logits, hidden states, the keys and values of a cache. Where two masks have the same length, a
+    position that either hides is hidden.
+    """
+    masks = [
+        value.detach().cpu().bool()
+        for name, value in inputs.items()
+        if name.endswith("attention_mask") and isinstance(value, torch.Tensor) and value.dim() == 2
+    ]
+    return {name: _hidden(name, tensor, masks) for name, tensor in outputs.items()}
+
+
+def _hidden(name: str, tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:
+    for mask in masks:
+        batch, length = mask.shape
+        if mask.all() or not tensor.dim() or tensor.shape[0] != batch:
+            continue
+        if length in tensor.shape[1:]:
+            at = tensor.shape.index(length, 1)
+        elif name.endswith((".keys", ".values")) and tensor.shape[-2] < length:
+            at = tensor.dim() - 2  # a cache with a sliding window keeps the last positions
+            mask = mask[:, -tensor.shape[at] :]
+        else:
+            continue
+        shape = [batch, *(tensor.shape[dim] if dim == at else 1 for dim in range(1, tensor.dim()))]
+        tensor = tensor.masked_fill(~mask.reshape(shape), 0)
+    return tensor

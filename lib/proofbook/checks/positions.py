@@ -1,0 +1,131 @@
+"""Is a token's place read right: within the window of a layer, and beyond the length that a model was trained for?"""
+
+import math
+
+import torch
+
+from proofbook.checks.causality import changed_copies
+from proofbook.checks.compare import compare, differing, errors_between
+from proofbook.checks.decoding import Decoder
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.streams import Stream
+from proofbook.checks.trial import Trial
+from proofbook.checks.truth import CALL_SEED, computing_in, floor_outputs, in_dtype, reference_model
+from proofbook.runtimes.outputs import flatten
+
+# tokens beyond the last position
+BEYOND = 8
+# a longer table of positions takes longer to fill than a check may
+LONGEST = 1100
+
+
+@check
+def window(trial: Trial) -> Observation:
+    """A token reaches as far as the windows of the layers, one behind the other, add up to, and no further."""
+    decoder = trial.decoder
+    decoder.require_causal()
+    reach = _reach(trial, decoder)
+    inputs, places = changed_copies(decoder)
+    length = decoder.length
+    if reach + 1 >= length:
+        raise NotApplicable(f"the windows of its layers reach {reach} tokens, all of the prompt's {length}")
+    scores = trial.run(inputs)["logits"]
+    beyond = torch.arange(length) > torch.tensor(places)[:, None] + reach
+    expected = scores[:1].expand_as(scores[1:])
+    actual = torch.where(beyond[..., None], scores[1:], expected)
+    found = Observation.of(
+        trial.agree({"logits": actual}, {"logits": expected}), f"1 beyond {reach} tokens, more within", f"reach {reach}"
+    )
+    within = [(number, place + reach) for number, place in enumerate(places, 1) if place + reach < length]
+    noise, enough = trial.noise.get("logits"), min(1.0, trial.tolerance.signal)
+    short = [
+        at
+        for number, at in within
+        if compare("", scores[number, at], scores[0, at], trial.tolerance, noise).ratio < enough
+    ]
+    # the influence of one token at the edge of all windows may be slight, but not at every place
+    if len(short) < len(within):
+        return found
+    return Observation(False, f"no token reaches {reach} tokens", found.allowed, found.detail, found.comparisons)
+
+
+@check
+def beyond_trained_length(trial: Trial) -> Observation:
+    """Beyond the last position that it was made for, a model refuses, or is right; a shorter text then is as before."""
+    stream = _tokens(trial)
+    last = getattr(
+        trial.config.get_text_config(decoder=trial.config.is_encoder_decoder), "max_position_embeddings", None
+    )
+    if not isinstance(last, int) or last > LONGEST:
+        raise NotApplicable(
+            "its configuration names no last position" if last is None else f"its last position is {last}"
+        )
+    length = last + BEYOND
+    row = {name: value[:1] for name, value in trial.inputs.items() if isinstance(value, torch.Tensor)}
+    members = stream.members(row)
+    text = stream.unpadded({name: row[name] for name in members})
+    times = math.ceil(length / stream.length(text))
+    longer = {name: value.repeat(1, times, *[1] * (value.dim() - 2))[:, :length] for name, value in text.items()}
+    inputs = {**row, **longer}
+    try:
+        expected = _true(trial, inputs)
+    except (IndexError, ValueError, RuntimeError) as refusal:
+        # on the CPU first: on other devices an index out of range ends the process
+        return Observation(True, f"refuses {length} tokens: {type(refusal).__name__}: {str(refusal)[:80]}", "a refusal")
+    actual = trial.run(inputs)
+    judged = [name for name in ("logits", "last_hidden_state") if name in expected and name in actual]
+    if not judged:
+        raise NotApplicable("no output has an entry a token")
+    comparisons = [
+        compare(f"{name} of {length} tokens", actual[name], expected[name], trial.tolerance, trial.noise.get(name))
+        for name in judged
+    ]
+    if not all(one.passed for one in comparisons):  # angles of rotary positions round the more the farther they are
+        floor = floor_outputs(trial.model, inputs, getattr(torch, trial.target.dtype))
+        noise = errors_between(floor, expected, trial.tolerance)
+        comparisons = [
+            compare(f"{name} of {length} tokens", actual[name], expected[name], trial.tolerance, noise.get(name))
+            for name in judged
+        ]
+    changed = differing(trial.outputs, trial.run())
+    found = Observation.of(comparisons, "1, and the batch afterwards as before")
+    if not changed:
+        return found
+    return Observation(
+        False, f"{len(changed)} outputs differ after it", found.allowed, ", ".join(changed[:5]), found.comparisons
+    )
+
+
+def _reach(trial: Trial, decoder: Decoder) -> int:
+    """How many tokens on the influence of one ends: all layers have a window, in which a token counts itself."""
+    config = trial.config.get_text_config(decoder=True)
+    kinds = getattr(config, "layer_types", None) or []
+    size = getattr(config, "sliding_window", None)
+    if decoder.is_second or not isinstance(size, int) or getattr(config, "use_sliding_window", True) is False:
+        raise NotApplicable("its configuration gives no sliding window")
+    others = sorted(set(kinds) - {"sliding_attention"})
+    if others:
+        raise NotApplicable(f"beside layers with a window it has {', '.join(others)}")
+    return int(config.num_hidden_layers) * (size - 1)
+
+
+def _tokens(trial: Trial) -> Stream:
+    """The stream of tokens whose positions the configuration counts: the decoder's, or the only one."""
+    if trial.config.is_encoder_decoder and "decoder_input_ids" in trial.inputs:
+        found = Stream("decoder_input_ids", "decoder_attention_mask")
+    else:
+        found = Stream("input_ids", "attention_mask")
+    tokens = trial.inputs.get(found.tokens)
+    if tokens is None or tokens.dim() != 2 or trial.encoded.module:
+        raise NotApplicable("it reads no text")
+    if found.tokens == "input_ids" and set(found.members(trial.inputs)) != set(trial.inputs):
+        raise NotApplicable("it reads more than text")
+    return found
+
+
+def _true(trial: Trial, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs in float64, with eager attention, on the CPU."""
+    model = reference_model(trial.model, torch.float64)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(torch.float64):
+        torch.manual_seed(CALL_SEED)
+        return flatten(model(**in_dtype(inputs, torch.float64)))
