@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from proofbook.checks.conditioning import judged
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import Observation, check
@@ -18,7 +19,7 @@ def matches_truth(trial: Trial) -> Observation:
     """Every output lies within a multiple of the noise floor of float64 truth, by RMSE, worst row and worst element."""
     comparisons = trial.compare_to_truth()
     weaker = "" if trial.truth.exact else trial.truth.rule
-    return Observation.of(comparisons, f"1 in each of {len(comparisons)} outputs", weaker, trial.beside_truth)
+    return judged(trial, comparisons, f"1 in each of {len(comparisons)} outputs", weaker)
 
 
 @reproduces(matches_truth)

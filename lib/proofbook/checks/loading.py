@@ -1,19 +1,23 @@
 """Does the checkpoint become the model, and the model the checkpoint again?"""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from proofbook.checks.compare import differing
 from proofbook.checks.plain import call, same
-from proofbook.checks.registry import Observation, check
+from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
-from proofbook.subject.checkpoint import load_model
+from proofbook.subject.checkpoint import Loaded, load_model
+
+# the files that a checkpoint is split into, about
+SHARDS = 3
 
 
 @check
@@ -45,19 +49,67 @@ def checkpoint_fills_the_model(whole: Any) -> None:
 
 @check
 def save_load_round_trip(trial: Trial) -> Observation:
-    """A model saved and loaded again has the same parameters, buffers and outputs, bit for bit."""
-    dtype = getattr(torch, trial.target.dtype)
+    """A model saved and loaded again has the same parameters, buffers, ties and outputs, bit for bit."""
     with tempfile.TemporaryDirectory(prefix="proofbook-") as folder:
         trial.model.save_pretrained(folder)
-        again = load_model(trial.spec, Path(folder), dtype).model.to(trial.session.device)
-    before, after = trial.model.state_dict(), again.state_dict()
-    changed, moved = differing(before, after), differing(trial.outputs, trial.run_with(again))
-    return Observation(
-        passed=not changed and not moved,
-        observed=f"{len(changed)} of {len(before)} tensors and {len(moved)} of {len(trial.outputs)} outputs differ",
-        allowed="0 differ",
-        detail=", ".join([*changed[:5], *moved[:5]]),
+        loaded = load_model(trial.spec, Path(folder), getattr(torch, trial.target.dtype))
+    again = loaded.model.to(trial.session.device)
+    moved = differing(trial.outputs, trial.run_with(again))
+    return _same(trial.model, loaded, f" and {len(moved)} of {len(trial.outputs)} outputs", moved)
+
+
+@check
+def sharded_files(trial: Trial) -> Observation:
+    """Saved in several files, and loaded in the dtype that they say, it is the same model, bit for bit."""
+    sizes = [one.numel() * one.element_size() for one in trial.model.state_dict().values()]
+    with tempfile.TemporaryDirectory(prefix="proofbook-") as folder:
+        trial.model.save_pretrained(folder, max_shard_size=max(1, sum(sizes) // SHARDS))
+        files = len(list(Path(folder).glob("*.safetensors")))
+        loaded = load_model(trial.spec, Path(folder), "auto")
+    if files < 2 and len(sizes) > 1:
+        return Observation(False, "1 file", f"about {SHARDS}")
+    return _same(trial.model, loaded, f", from {files} files")
+
+
+@check
+def tied_weights(trial: Trial) -> Observation:
+    """Parameters that the class ties are one and the same: a step in one is a step in the other."""
+    pairs: dict[str, str] = getattr(trial.model, "all_tied_weights_keys", {})
+    if not pairs:
+        raise NotApplicable("this configuration ties no parameters")
+    parameters = dict(trial.model.named_parameters(remove_duplicate=False))
+    parameters.update(trial.model.named_buffers(remove_duplicate=False))
+    apart = [
+        f"{one} and {other}"
+        for one, other in pairs.items()
+        if parameters[one].data_ptr() != parameters[other].data_ptr()
+    ]
+    return Observation(not apart, f"{len(apart)} of {len(pairs)} pairs apart", "0", ", ".join(apart[:5]))
+
+
+def _same(model: PreTrainedModel, loaded: Loaded, more: str, moved: Sequence[str] = ()) -> Observation:
+    """Hold a model that was saved and loaded again against what it was."""
+    before, after = model.state_dict(), loaded.model.state_dict()
+    changed = differing(
+        before, {name: one.to(before[name].device) if name in before else one for name, one in after.items()}
     )
+    astray = [*loaded.missing_keys, *loaded.unexpected_keys, *loaded.mismatched_keys]
+    untied = sorted(_ties(model) ^ _ties(loaded.model))
+    return Observation(
+        passed=not (changed or moved or astray or untied),
+        observed=f"{len(changed)} of {len(before)} tensors differ{more}; {len(astray)} astray, {len(untied)} untied",
+        allowed="0 of each",
+        detail=", ".join([*changed[:5], *moved[:5], *astray[:5], *untied[:5]]),
+    )
+
+
+def _ties(model: PreTrainedModel) -> set[str]:
+    """The names of parameters that share their memory, each group as one text."""
+    groups: dict[int, list[str]] = {}
+    for name, one in model.named_parameters(remove_duplicate=False):
+        if one.numel():
+            groups.setdefault(one.data_ptr(), []).append(name)
+    return {" = ".join(sorted(names)) for names in groups.values() if len(names) > 1}
 
 
 @reproduces(save_load_round_trip)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # in the order in which a notebook asks them; each is a module of this package
 FAMILIES = (
-    *("loading", "forward", "accuracy", "signal", "batching", "padding", "causality", "caching", "positions"),
-    *("generation", "answers", "timing"),
+    *("loading", "forward", "calling", "accuracy", "attention", "precision", "signal", "batching", "padding"),
+    *("causality", "caching", "positions", "gradients", "export", "memory", "generation", "answers", "timing"),
 )
 
 Executions = Callable[[], tuple[Execution, Execution]]

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten_with_path
 from proofbook.catalog import Model, Target, Tolerance, Weights
 from proofbook.checks.compare import Comparison, Errors, compare_all, differing, errors_between
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.goal import Goal, Gradients
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, truth_of
@@ -158,6 +159,16 @@ class Trial:
         return errors_between(floor, truth, self.tolerance)
 
     @cached_property
+    def goal(self) -> Goal:
+        """A scalar made of all outputs, of which gradients are taken."""
+        return Goal(self)
+
+    @cached_property
+    def true_gradients(self) -> Gradients:
+        """The gradient of :attr:`goal` by each parameter in float64."""
+        return self.goal.gradients(reference_model(self.called, torch.float64), torch.float64)
+
+    @cached_property
     def answers(self) -> list[Any]:
         """The answer to each row, as a user's pipeline gives it."""
         with torch.no_grad():
@@ -181,14 +192,15 @@ class Trial:
         """The most memory taken so far, in MB."""
         return peak_mb(self.session.device)
 
-    def compare_to_truth(self) -> list[Comparison]:
-        """Every output of the batch held against its truth, padded positions left out.
+    def compare_to_truth(self, outputs: Mapping[str, torch.Tensor] | None = None, note: str = "") -> list[Comparison]:
+        """Every output of the batch, or of another execution of it, held against truth, padded positions left out.
 
         Attention weights are compared where the target returns them; of all implementations only eager does.
         """
-        true = {n: t for n, t in self.truth.outputs.items() if n in self.outputs or "attention" not in n}
-        actual, expected = (without_padding(each, self.inputs) for each in (self.outputs, true))
-        return compare_all(actual, expected, self.tolerance, self.noise)
+        outputs = self.outputs if outputs is None else outputs
+        true = {n: t for n, t in self.truth.outputs.items() if n in outputs or "attention" not in n}
+        actual, expected = (without_padding(each, self.inputs) for each in (outputs, true))
+        return self.agree(actual, expected, note)
 
     def agree(
         self, actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], note: str = ""
@@ -214,7 +226,11 @@ class Trial:
 
     def run_with(self, model: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
         """Call another model on the target: with these inputs, or with the batch."""
-        session = runtime_of(self.target).prepare(self._called(model), self.target)
+        return self.run_module(self._called(model), inputs)
+
+    def run_module(self, module: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
+        """Call any module on the target that takes these inputs, or the batch."""
+        session = runtime_of(self.target).prepare(module, self.target)
         torch.manual_seed(CALL_SEED)
         return session.run(self.inputs if inputs is None else inputs)
 
@@ -231,6 +247,13 @@ class Trial:
     def called(self) -> nn.Module:
         """The module of the model whose forward the task calls."""
         return self._called(self.model)
+
+    def in_dtype(self, dtype: str) -> "Trial":
+        """The same checkpoint and inputs on the same device in another dtype."""
+        target = self.target.model_copy(update={"dtype": dtype})
+        other = Trial(self.spec, target, self.weights, self.seed, self.tolerances, self.local)
+        other.folder, other.encoded, other.rows = self.folder, self.encoded, self.rows
+        return other
 
     def _called(self, model: nn.Module) -> nn.Module:
         """The module whose forward the task calls: the model itself unless the task names a part."""

@@ -76,17 +76,17 @@ def truth_of(model: nn.Module, inputs: Mapping[str, Any]) -> Truth:
     Where the model can't run in float64 the truth is eager float32, and the rule says so.
     """
     try:
-        outputs = _run(reference_model(model, torch.float64), inputs, torch.float64, drawn=_dtype_of(model))
+        outputs = run_reference(reference_model(model, torch.float64), inputs, torch.float64, drawn=_dtype_of(model))
         return Truth(outputs, "float64, eager attention, CPU", exact=True)
     except Exception as error:  # any operator may lack float64: the weaker rule is named, not hidden
-        outputs = _run(reference_model(model, torch.float32), inputs, torch.float32)
+        outputs = run_reference(reference_model(model, torch.float32), inputs, torch.float32)
         rule = f"float32, eager attention, CPU, because float64 raised {type(error).__name__}: {error}"
         return Truth(outputs, rule, exact=False)
 
 
 def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The outputs of eager attention in a dtype on the CPU: their distance from truth is the noise floor."""
-    return _run(reference_model(model, dtype), inputs, dtype)
+    return run_reference(reference_model(model, dtype), inputs, dtype)
 
 
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -117,9 +117,10 @@ def _dtype_of(model: nn.Module) -> torch.dtype:
     return next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
 
 
-def _run(
+def run_reference(
     model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, drawn: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:
+    """The outputs of a reference model of that dtype, its noise that of a model of dtype ``drawn``."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(dtype, drawn):
         torch.manual_seed(CALL_SEED)
         return flatten(model(**in_dtype(inputs, dtype)))

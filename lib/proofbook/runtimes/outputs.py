@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
+# what a model hands over for its next call, by the start of its path
+CACHES = ("past_key_values", "cache_params", "mems", "state", "past_buckets_states")
+
 
 def flatten(outputs: Any) -> dict[str, torch.Tensor]:
     """Every tensor in outputs, by its path: ``logits``, ``hidden_states.0``, ``past_key_values.layers.1.keys``.

@@ -134,10 +134,11 @@ def _extra_with(distribution: str) -> str:
     return distribution
 
 
-def load_model(spec: Model, folder: Path, dtype: torch.dtype, attn_implementation: str | None = None) -> Loaded:
+def load_model(spec: Model, folder: Path, dtype: torch.dtype | str, attn_implementation: str | None = None) -> Loaded:
     """The entry's class loaded from a folder, on the CPU in evaluation mode.
 
     Args:
+        dtype: of the parameters; ``auto`` for the one that the checkpoint says.
         attn_implementation: ``eager``, ``sdpa``, …; the library's own choice by default.
 
     Raises:

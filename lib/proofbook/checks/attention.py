@@ -1,0 +1,150 @@
+"""Do the implementations of attention agree, and is the one that was asked for the one that ran?"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+from transformers.modeling_utils import AttentionInterface
+from transformers.utils import is_flash_attn_2_available
+
+from proofbook.checks.compare import Comparison
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.trial import Trial
+
+# the flag by which a class claims an implementation; eager needs none
+_CLAIMS = {
+    "sdpa": "_supports_sdpa",
+    "flex_attention": "_supports_flex_attn",
+    "flash_attention_2": "_supports_flash_attn",
+}
+
+
+@check
+def attention_implementations(trial: Trial) -> Observation:
+    """Eager, and each of sdpa, flex and flash that the class claims and this machine runs, is used and right."""
+    asked = ["eager", *(name for name in _CLAIMS if _claims(trial.model, name) and _runs_here(name, trial))]
+    if len(asked) == 1:
+        raise NotApplicable("the class claims no implementation of attention but its own")
+    copied = copy.deepcopy(trial.model)
+    comparisons: list[Comparison] = []
+    failed: list[str] = []
+    refused: list[str] = []
+    seen = 0
+    for name in asked:
+        try:
+            chosen = _choosing(trial, copied, name)
+            # flex attention as torch computes it without compiling, which takes many seconds
+            with _watched() as calls, _Kernels() as kernels, torch.compiler.set_stance("force_eager"):
+                outputs = trial.run_with(chosen)
+        except Exception as error:  # the library's own refusal in words, or whatever a wrong combination raises
+            what = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+            said = isinstance(error, ValueError | NotImplementedError | ImportError) and name.partition("_")[0] in what
+            (refused if said else failed).append(f"{name} was asked for and raises {what}")
+            continue
+        comparisons += trial.compare_to_truth(outputs, f", {name}")
+        failed += [f"{name} was asked for, {other}" for other in _others(chosen, name, calls, kernels.count)]
+        seen += len(calls) + kernels.count
+    if not (seen or failed):
+        raise NotApplicable("; ".join(refused) or "no layer of the class computes attention")
+    judged = Observation.of(comparisons, "1")
+    return Observation(
+        passed=judged.passed and not failed,
+        observed=f"{judged.observed}; {len(failed)} failed of {', '.join(asked)}",
+        allowed="1; 0 failed",
+        detail="; ".join([*failed[:5], *([judged.detail] * bool(judged.detail)), *refused]),
+        comparisons=judged.comparisons,
+    )
+
+
+class _Kernels(TorchFunctionMode):
+    """Counts the calls of torch's attention kernel, by which code that does not go through the interface is seen."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        self.count += func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _watched() -> Iterator[list[tuple[str, nn.Module]]]:
+    """Which implementation each call of an attention layer takes from the library's interface, with the layer."""
+    calls: list[tuple[str, nn.Module]] = []
+    usual = AttentionInterface.get_interface
+
+    def get(interface: AttentionInterface, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
+        function = usual(interface, name, default)
+
+        def call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            calls.append(("eager" if function is default else name, layer))
+            return function(layer, *args, **kwargs)
+
+        return call
+
+    AttentionInterface.get_interface = get
+    try:
+        yield calls
+    finally:
+        AttentionInterface.get_interface = usual
+
+
+def _others(model: nn.Module, asked: str, calls: Sequence[tuple[str, nn.Module]], kernels: int) -> list[str]:
+    """In words, what computes attention by another implementation than the one asked for, although it claims that."""
+    owners = _owners(model)
+    claiming = {id(layer) for layer, owner in owners.items() if _claims(owner, asked)}
+    parts = {id(part.config): part for part in owners.values() if _claims(part, asked)}
+    configured = Counter(
+        f"the configuration of {type(part).__name__} says {part.config._attn_implementation}"
+        for part in parts.values()
+        if part.config._attn_implementation != asked
+    )
+    used = Counter(
+        f"{type(layer).__name__} took {name}" for name, layer in calls if name != asked and id(layer) in claiming
+    )
+    if asked == "sdpa" and calls and not kernels and not any(name != "sdpa" for name, _ in calls):
+        used["torch's kernel was not called"] += 1
+    return [f"{text} ({count} times)" for text, count in (configured + used).items()]
+
+
+def _owners(model: nn.Module) -> dict[nn.Module, PreTrainedModel]:
+    """The innermost model of the library around each module."""
+    owners: dict[nn.Module, PreTrainedModel] = {}
+    for module in model.modules():  # parts come after what they are parts of
+        if isinstance(module, PreTrainedModel):
+            owners.update(dict.fromkeys(module.modules(), module))
+    return owners
+
+
+def _claims(model: PreTrainedModel, name: str) -> bool:
+    return name == "eager" or bool(getattr(model, _CLAIMS[name], False))
+
+
+def _runs_here(name: str, trial: Trial) -> bool:
+    """Flash attention comes in a package of its own, for half precisions on GPUs."""
+    half = trial.target.dtype in ("float16", "bfloat16")
+    return name != "flash_attention_2" or (half and trial.session.device.type == "cuda" and is_flash_attn_2_available())
+
+
+def _choosing(trial: Trial, copied: Any, name: str) -> Any:
+    """A model with that implementation: the trial's own, else its copy changed where its code lets one choose at any
+    time, else one loaded with it."""
+    if name == trial.config._attn_implementation:
+        return trial.model
+    if not copied._can_set_attn_implementation():
+        return trial.reload(attention=name)
+    copied.set_attn_implementation(name)
+    return copied

@@ -1,0 +1,174 @@
+"""Does it give the same however it is called? With arguments left out or given, in any order, as ids or embeddings."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.trial import Trial
+from proofbook.runtimes.outputs import CACHES
+
+# what an optional argument means when it is left out, by the end of its name
+_ABSENT = {"attention_mask": 1, "pixel_mask": 1, "padding_mask": 1, "token_type_ids": 0}
+# the mask that belongs to ids, where a processor makes none
+_MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
+_EMBEDDED = {"input_ids": "inputs_embeds", "decoder_input_ids": "decoder_inputs_embeds"}
+
+
+@check
+def tuple_outputs(trial: Trial) -> Observation:
+    """return_dict=False gives the same outputs in the same order, as a tuple."""
+    inputs = {**trial.inputs, "return_dict": False}
+    try:
+        kind = type(trial.session.call(trial.session.place(inputs)))
+    except TypeError as error:
+        if "unexpected keyword argument 'return_dict'" in str(error):
+            raise NotApplicable("forward takes no return_dict") from error
+        raise
+    found = trial.run(inputs)
+    if not issubclass(kind, tuple) or len(found) != len(trial.outputs):
+        usual = f"a tuple of {len(trial.outputs)} tensors"
+        return Observation(False, f"{kind.__name__} of {len(found)} tensors", usual, ", ".join(trial.outputs))
+    named = dict(zip(trial.outputs, found.values(), strict=True))
+    return Observation.of(trial.agree(named, trial.outputs), f"1 in each of {len(named)} outputs")
+
+
+@check
+def argument_order(trial: Trial) -> Observation:
+    """Inputs by keyword in the opposite order, and the leading ones by position, give the same outputs."""
+    comparisons = []
+    if len(trial.inputs) > 1:
+        reordered = trial.run(dict(reversed(trial.inputs.items())))
+        comparisons += trial.agree(reordered, trial.outputs, ", in the opposite order")
+    if leading := _leading(trial):
+        placed = trial.run_module(_ByPosition(trial.called, leading))
+        comparisons += trial.agree(placed, trial.outputs, f", {', '.join(leading)} by position")
+    if not comparisons:
+        raise NotApplicable("the one input is not the first that forward takes")
+    return Observation.of(comparisons, f"1 in each of {len(trial.outputs)} outputs")
+
+
+@check
+def optional_inputs(trial: Trial) -> Observation:
+    """For one row alone, masks of ones, segments of zeros and positions in order may be given or left out."""
+    inputs = _row_alone(trial)
+    ways = {**_left_out(trial, inputs), **_given(trial, inputs)}
+    if not ways:
+        raise NotApplicable("no argument of this call has the value that it has by default")
+    usual = trial.run(inputs)
+    comparisons = []
+    for way, changed in ways.items():
+        comparisons += trial.agree(trial.run(changed), usual, f", {way}")
+    return Observation.of(comparisons, f"1 with {', '.join(ways)}")
+
+
+@check
+def cache_switch(trial: Trial) -> Observation:
+    """use_cache on and off give the same outputs, and no cache where it is off."""
+    if "use_cache" not in inspect.signature(trial.called.forward).parameters:
+        raise NotApplicable("forward takes no use_cache")
+    with_cache, without = (trial.run({**trial.inputs, "use_cache": switch}) for switch in (True, False))
+    kept = [name for name in without if name.startswith(CACHES)]
+    if kept:
+        return Observation(False, f"{len(kept)} tensors of a cache without use_cache", "0", ", ".join(kept[:5]))
+    expected = {name: one for name, one in with_cache.items() if not name.startswith(CACHES)}
+    return Observation.of(trial.agree(without, expected), f"1 in each of {len(expected)} outputs")
+
+
+@check
+def embeddings_for_ids(trial: Trial) -> Observation:
+    """What the embedding layer makes of the ids, given in their place, gives the same outputs."""
+    parameters = inspect.signature(trial.called.forward).parameters
+    taken = {
+        ids: embeds
+        for ids, embeds in _EMBEDDED.items()
+        if ids in trial.inputs and embeds in parameters and parameters[ids].default is None
+    }
+    if not taken:
+        raise NotApplicable("forward takes no embeddings in place of the ids of this call")
+    inputs = _row_alone(trial)
+    usual = trial.run(inputs)
+    comparisons = []
+    for ids, embeds in taken.items():
+        others = {name: value for name, value in inputs.items() if name != ids}
+        embedded = _embedded(trial, ids, inputs[ids])
+        try:
+            found = trial.run({**others, embeds: embedded})
+        except (TypeError, ValueError, NotImplementedError) as error:
+            if embeds in str(error):  # the library itself says what it does not support
+                raise NotApplicable(str(error)) from error
+            raise
+        comparisons += trial.agree(found, usual, f", {embeds}")
+    return Observation.of(comparisons, f"1 with {', '.join(taken.values())}")
+
+
+class _ByPosition(nn.Module):
+    """A model whose leading arguments are handed over by position."""
+
+    def __init__(self, model: nn.Module, leading: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.leading = leading
+
+    def forward(self, **inputs: Any) -> Any:
+        first = [inputs.pop(name) for name in self.leading]
+        return self.model(*first, **inputs)
+
+
+def _leading(trial: Trial) -> list[str]:
+    """The inputs that forward takes first, in its order, up to the first that this call does not give."""
+    leading: list[str] = []
+    for name in inspect.signature(trial.called.forward).parameters:
+        if name not in trial.inputs:
+            break
+        leading.append(name)
+    return leading
+
+
+def _row_alone(trial: Trial) -> dict[str, Any]:
+    """The first row as the processor encodes it alone, so that nothing of it is padding for the sake of others."""
+    return trial.task.encode(trial.subject, trial.rows[:1]).inputs
+
+
+def _left_out(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments without each optional one that has the value it has by default."""
+    parameters = inspect.signature(trial.called.forward).parameters
+    ways = {}
+    for name, value in inputs.items():
+        default = next((absent for end, absent in _ABSENT.items() if name.endswith(end)), None)
+        optional = name in parameters and parameters[name].default is None
+        if optional and default is not None and isinstance(value, Tensor) and bool((value == default).all()):
+            ways[f"no {name}"] = {other: one for other, one in inputs.items() if other != name}
+    return ways
+
+
+def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The arguments with a mask of ones for ids that have none, and with the positions that generation gives."""
+    parameters = inspect.signature(trial.called.forward).parameters
+    ways = {}
+    for ids, mask in _MASKS.items():
+        if ids in inputs and mask in parameters and mask not in inputs:
+            ways[f"{mask} of ones"] = {**inputs, mask: torch.ones_like(inputs[ids])}
+    decodes = "input_ids" in inputs and not trial.config.is_encoder_decoder and trial.model.can_generate()
+    if decodes and "position_ids" in parameters and "position_ids" not in inputs:
+        usual = trial.model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
+        begun = trial.model.prepare_inputs_for_generation(**inputs, position_ids=usual, is_first_iteration=True)
+        if begun.get("position_ids") is not None:
+            ways["positions as generate gives them"] = {**inputs, "position_ids": begun["position_ids"]}
+    return ways
+
+
+def _embedded(trial: Trial, name: str, ids: Tensor) -> Tensor:
+    """What the layer that the class names as its embeddings makes of ids; in an encoder-decoder each side has one."""
+    part = trial.called.get_decoder() if name.startswith("decoder") else trial.called
+    try:
+        layer = part.get_input_embeddings()
+    except NotImplementedError as error:
+        raise NotApplicable(f"the class names no embedding layer for {name}") from error
+    embedded = layer(ids.to(trial.session.device)) if not isinstance(layer, nn.ModuleList) else None
+    if not isinstance(embedded, Tensor):
+        raise NotApplicable(f"there is more to the embeddings of {name} than one layer gives")
+    return embedded.detach()

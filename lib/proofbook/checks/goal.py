@@ -1,0 +1,127 @@
+"""A scalar made of all outputs, and its gradient: what a training step would follow."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from proofbook.checks.hidden import without_padding
+from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
+from proofbook.runtimes.outputs import CACHES, attached
+
+if TYPE_CHECKING:
+    from proofbook.checks.trial import Trial
+
+Gradients = dict[str, Tensor | None]
+
+
+class Goal:
+    """The projection of every floating output on a random direction, in units of the output's own size.
+
+    Padded positions and caches are left out: nobody trains what comes out there.
+    """
+
+    def __init__(self, trial: "Trial") -> None:
+        self._inputs = trial.inputs
+        generator = torch.Generator().manual_seed(0)
+        directions = {}
+        for name, true in trial.truth.outputs.items():
+            if name not in trial.outputs or not true.is_floating_point() or name.startswith(CACHES):
+                continue
+            # masked values are infinite, or the lowest finite ones
+            finite = true.isfinite() & (true.abs() < torch.finfo(torch.float32).max / 2)
+            size = (
+                float(true[finite].double().square().mean().sqrt()) * math.sqrt(true.numel()) if finite.any() else 0.0
+            )
+            if size:
+                drawn = torch.randn(true.shape, generator=generator, dtype=torch.float64)
+                directions[name] = torch.where(finite, drawn / size, 0.0)
+        self._directions = without_padding(directions, trial.inputs)
+
+    def value(self, module: nn.Module, dtype: torch.dtype, **more: Any) -> Tensor:
+        """The scalar for one call of a module in that dtype, its noise, where it draws any, always the same.
+
+        Raises:
+            ValueError: no gradient leads back from any output.
+        """
+        device = next(module.parameters()).device
+        with _same_noise(), computing_in(dtype):
+            outputs = attached(module(**{**_on(device, in_dtype(self._inputs, dtype)), **more}))
+        terms = []
+        for name, direction in self._directions.items():
+            output = outputs.get(name)
+            if output is not None and output.shape == direction.shape and output.is_floating_point():
+                kept = torch.where(direction.to(device) != 0, output, 0.0).double()
+                terms.append((kept * direction.to(device)).sum())
+        if not terms:
+            raise ValueError("no floating output is there to be trained")
+        return torch.stack(terms).sum()
+
+    def gradients(self, module: nn.Module, dtype: torch.dtype, **more: Any) -> Gradients:
+        """The gradient of the scalar by each trainable parameter, on the CPU; None where no path leads to it."""
+        parameters = {name: one for name, one in module.named_parameters() if one.requires_grad}
+        with torch.enable_grad():
+            value = self.value(module, dtype, **more)
+            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+        moved = (one if one is None else one.cpu() for one in found)
+        return dict(zip(parameters, moved, strict=True))
+
+    def slope(self, module: nn.Module, direction: Mapping[str, Tensor], step: float) -> float:
+        """The slope of the scalar along a direction of the parameters: its central difference in float64."""
+        parameters = dict(module.named_parameters())
+        before = {name: parameters[name].detach().clone() for name in direction}
+        values = []
+        with torch.no_grad():
+            for signed in (step, -step):
+                for name, one in direction.items():
+                    parameters[name].copy_(before[name] + signed * one)
+                values.append(float(self.value(module, torch.float64)))
+            for name, one in before.items():
+                parameters[name].copy_(one)
+        return (values[0] - values[1]) / (2 * step)
+
+
+def _on(device: torch.device, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+
+
+class Cuts(TorchFunctionMode):
+    """Where the library's own code keeps gradients from flowing: it detaches, or computes without them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.places: dict[str, None] = {}
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        cut = func in (Tensor.detach, Tensor.detach_) or not torch.is_grad_enabled()
+        if cut and any(isinstance(one, Tensor) and one.requires_grad for one in args):
+            frame = sys._getframe(1)
+            if "transformers" in Path(frame.f_code.co_filename).parts:
+                self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _same_noise() -> Iterator[None]:
+    """Dropout, skipped layers and masked spans, which some models draw with NumPy, are the same in every call."""
+    before = np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(CALL_SEED)
+            np.random.seed(CALL_SEED)
+            yield
+    finally:
+        np.random.set_state(before)
