@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,8 +109,10 @@ class Cuts(TorchFunctionMode):
     ) -> Any:
         cut = func in (Tensor.detach, Tensor.detach_) or not torch.is_grad_enabled()
         if cut and any(isinstance(one, Tensor) and one.requires_grad for one in args):
-            frame = sys._getframe(1)
-            if "transformers" in Path(frame.f_code.co_filename).parts:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and {"torch", "proofbook"} & set(Path(frame.f_code.co_filename).parts[-6:]):
+                frame = frame.f_back
+            if frame is not None and "transformers" in Path(frame.f_code.co_filename).parts:
                 self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
         return func(*args, **(kwargs or {}))
 
