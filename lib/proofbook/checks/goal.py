@@ -107,14 +107,16 @@ class Cuts(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        result = func(*args, **(kwargs or {}))
         cut = func in (Tensor.detach, Tensor.detach_) or not torch.is_grad_enabled()
-        if cut and any(isinstance(one, Tensor) and one.requires_grad for one in args):
+        computed = isinstance(result, Tensor) and result.is_floating_point()
+        if cut and computed and any(isinstance(one, Tensor) and one.requires_grad for one in args):
             frame: FrameType | None = sys._getframe(1)
             while frame is not None and {"torch", "proofbook"} & set(Path(frame.f_code.co_filename).parts[-6:]):
                 frame = frame.f_back
             if frame is not None and "transformers" in Path(frame.f_code.co_filename).parts:
                 self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
-        return func(*args, **(kwargs or {}))
+        return result
 
 
 @contextmanager
