@@ -171,11 +171,11 @@ def pad_before(subject: Subject) -> None:
 
 
 def dialogue(subject: Subject, row: Row) -> str:
-    """What is asked about a picture or a clip, as the processor wants it: a dialogue by its chat template, if any."""
+    """What is asked about pictures or a clip, as the processor wants it: a dialogue by its chat template, if any."""
     if getattr(subject.processor, "chat_template", None) is None:
         return str(row.text)
-    content = [{"type": "image" if row.video is None else "video"}, {"type": "text", "text": row.text}]
-    turns = [{"role": "user", "content": content}]
+    seen = [{"type": "image"}] * len(row.images) + [{"type": "video"}] * (row.video is not None)
+    turns = [{"role": "user", "content": [*seen, {"type": "text", "text": row.text}]}]
     return str(subject.processor.apply_chat_template(turns, add_generation_prompt=True))
 
 

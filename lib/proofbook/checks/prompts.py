@@ -1,0 +1,178 @@
+"""Do prompts with no picture, one, or several give what each gives by itself, and is each picture where it belongs?"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proofbook.checks.compare import Comparison, compare, compare_all, errors_between
+from proofbook.checks.composing import Composer, other
+from proofbook.checks.hidden import without_padding
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.trial import Trial
+from proofbook.checks.truth import floor_outputs, truth_of
+
+# numbers of pictures of the rows of a batch: all at once, else two at a time
+MIXTURES = ((0, 1, 2), (0, 1), (1, 2))
+
+
+@check
+def text_alone(trial: Trial) -> Observation:
+    """Prompts that nothing is seen beside give float64 truth."""
+    composer = Composer.of(trial)
+    inputs = composer.encode([composer.row(row, 0) for row in range(len(trial.rows))])
+    needs = [
+        one.name
+        for one in inspect.signature(type(trial.model).forward).parameters.values()
+        if one.default is one.empty and one.name != "self" and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    if set(needs) - set(inputs):
+        raise NotApplicable(f"{trial.spec.model_class} can't be called without {', '.join(needs)}")
+    try:
+        trial.run(inputs)
+    except ValueError as refusal:
+        raise NotApplicable(f"refused: {refusal}") from refusal
+    return Observation.of(_beside_truth(trial, inputs), "1 in each output")
+
+
+@check
+def several_pictures(trial: Trial) -> Observation:
+    """Prompts with two pictures each give float64 truth, and another answer where the two change places."""
+    composer = _of_pictures(trial)
+    rows = [composer.row(row, 2) for row in range(len(trial.rows))]
+    inputs = composer.encode(rows)
+    found = Observation.of(_beside_truth(trial, inputs), "1 in each output, another answer when reversed")
+    reversed_ = composer.encode([type(row)(text=row.text, images=row.images[::-1]) for row in rows])
+    pairs = zip(composer.scores(inputs), composer.scores(reversed_), strict=True)
+    same = [f"row {at}" for at, (one, two) in enumerate(pairs) if not _moved(trial, one, two)]
+    return _with(found, [f"the order of the pictures changes nothing in {', '.join(same)}"] if same else [])
+
+
+@check
+def mixed_batch(trial: Trial) -> Observation:
+    """A row gives the same alone and beside rows with more pictures than its own, or with none."""
+    composer = Composer.of(trial)
+    comparisons, counted = [], []
+    for counts, inputs in _mixtures(composer):
+        counted.append(", ".join(map(str, counts)))
+        for row, (count, scores) in enumerate(zip(counts, composer.scores(inputs), strict=True)):
+            (single,) = composer.scores(composer.alone(composer.row(row, count)))
+            note = f", row {row} of {count} {composer.sees}s"
+            comparisons += trial.agree({"logits": scores}, {"logits": single}, note)
+    return Observation.of(comparisons, f"1 in rows of {' and of '.join(counted)} {composer.sees}s")
+
+
+@check
+def exchanged_pictures(trial: Trial) -> Observation:
+    """Rows in another order give outputs in that order; two rows that exchange what they see change, others don't."""
+    composer = Composer.of(trial)
+    rows = [composer.row(row, 1) for row in range(len(trial.rows))]
+    scores = composer.scores(composer.encode(rows))
+    order = [1, 2, 0]
+    comparisons = []
+    for was, now in zip(order, composer.scores(composer.encode([rows[at] for at in order])), strict=True):
+        comparisons += trial.agree({"logits": now}, {"logits": scores[was]}, f", row {was} elsewhere")
+    first, second, *rest = rows
+    exchanged = [
+        type(first)(text=first.text, images=second.images, video=second.video),
+        type(second)(text=second.text, images=first.images, video=first.video),
+        *rest,
+    ]
+    after = composer.scores(composer.encode(exchanged))
+    comparisons += trial.agree({"logits": after[2]}, {"logits": scores[2]}, ", row 2, which exchanged nothing")
+    still = [f"row {row}" for row in (0, 1) if not _moved(trial, scores[row], after[row])]
+    found = Observation.of(comparisons, f"1 in each row, and another answer to another {composer.sees}")
+    return _with(found, [f"nothing changed in {', '.join(still)}"] if still else [])
+
+
+@check
+def picture_places(trial: Trial) -> Observation:
+    """Another picture in a row changes its own tokens, the first and the last of them, and none before these."""
+    composer = Composer.of(trial)
+    row, starts, stops = _placed(composer)
+    before = composer.scores(composer.alone(row))[0]
+    comparisons, still = [], []
+    for which, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        after = composer.scores(composer.alone(other(row, which)))[0]
+        own = f"{composer.sees} {which}"
+        if start and not trial.decoder.not_causal:
+            note = f", before {own}"
+            comparisons += trial.agree({"logits": after[:start]}, {"logits": before[:start]}, note)
+        for place in {start, stop - 1}:
+            if not _moved(trial, before[place : place + 1], after[place : place + 1]):
+                still.append(f"{own} does not change its token {place}")
+    allowed = f"1 before the tokens of each of {len(starts)} {composer.sees}s, and they change"
+    if comparisons:
+        return _with(Observation.of(comparisons, allowed), still)
+    return Observation(not still, f"{len(still)} tokens unchanged", "0", "; ".join(still))
+
+
+def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
+    """The outputs of another batch held against float64, with their own noise floor."""
+    found = trial.run(inputs)
+    true = {n: t for n, t in truth_of(trial.called, inputs).outputs.items() if n in found or "attention" not in n}
+    floor = floor_outputs(trial.called, inputs, getattr(torch, trial.target.dtype))
+    found, true, floor = (without_padding(each, inputs) for each in (found, true, floor))
+    return compare_all(found, true, trial.tolerance, errors_between(floor, true, trial.tolerance))
+
+
+def _of_pictures(trial: Trial) -> Composer:
+    composer = Composer.of(trial)
+    if composer.sees == "clip":
+        raise NotApplicable("its prompts are about clips, one a row")
+    return composer
+
+
+def _mixtures(composer: Composer) -> Iterator[tuple[Sequence[int], dict[str, Any]]]:
+    """The batches of unlike numbers of pictures that the processor makes: all numbers in one if it can."""
+    refused: NotApplicable | None = None
+    made: set[int] = set()
+    most = 1 if composer.sees == "clip" else 2
+    for counts in MIXTURES:
+        if max(counts) > most or set(counts) <= made:
+            continue
+        try:
+            inputs = composer.encode([composer.row(row, count) for row, count in enumerate(counts)])
+        except NotApplicable as refusal:
+            refused = refusal
+            continue
+        made |= set(counts)
+        yield counts, inputs
+    if not made:
+        raise refused or NotApplicable("its processor mixes no rows")
+
+
+def _placed(composer: Composer) -> tuple[Any, list[int], list[int]]:
+    """A prompt with two pictures if that can be, and where the tokens of each begin and end in its scores.
+
+    The first picture has as many tokens as in a prompt of its own.
+    """
+    one = composer.row(0, 1)
+    alone = composer.alone(one)
+    places = composer.placeholders(alone)[0].nonzero().flatten().tolist()
+    try:
+        two = composer.row(0, 2) if composer.sees == "picture" else one
+        both = composer.placeholders(composer.alone(two))[0].nonzero().flatten().tolist()
+    except NotApplicable:
+        return one, [places[0]], [places[-1] + 1]
+    if two is one or len(both) == len(places):
+        return one, [places[0]], [places[-1] + 1]
+    count = len(places)
+    return two, [both[0], both[count]], [both[count - 1] + 1, both[-1] + 1]
+
+
+def _moved(trial: Trial, before: Tensor, after: Tensor) -> bool:
+    """Whether scores differ by more than the error allowed."""
+    if before.shape != after.shape:
+        return True
+    return compare("logits", after, before, trial.tolerance, trial.noise.get("logits")).ratio > 1
+
+
+def _with(found: Observation, wrong: list[str]) -> Observation:
+    """An observation with what else is wrong."""
+    if not wrong:
+        return found
+    detail = "; ".join([*wrong, found.detail])
+    return Observation(False, found.observed, found.allowed, detail, found.comparisons)
