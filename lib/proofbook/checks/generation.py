@@ -37,9 +37,9 @@ def greedy(trial: Trial) -> Observation:
         f"row {row}, token {at}"
         for row, count in enumerate(written.counts)
         for at in range(count)
-        if not _likeliest(scores[row, at], int(written.tokens[row, at]), 1, comparisons)
+        if not likeliest(scores[row, at], int(written.tokens[row, at]), 1, comparisons)
     ]
-    return _observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
+    return observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
 
 
 @check
@@ -79,7 +79,7 @@ def sampling(trial: Trial) -> Observation:
         f"row {row}, token {at}"
         for row, count in enumerate(written.counts)
         for at in range(count)
-        if not _likeliest(written.forward[row, at], int(written.tokens[row, at]), AMONG, [bound])
+        if not likeliest(written.forward[row, at], int(written.tokens[row, at]), AMONG, [bound])
     ]
     same = torch.equal(written.tokens, again.tokens)
     return Observation(
@@ -138,7 +138,7 @@ def _written(trial: Trial, **how: Any) -> _Written:
         raise NotApplicable("its generate speaks, in a language that its task names")
     inputs = _prompts(trial, decoder)
     asked = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-    with torch.no_grad(), _plain_configuration(trial), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):
         torch.manual_seed(CALL_SEED)
         placed = trial.session.place(asked)
         output = trial.model.generate(**placed, **how, max_new_tokens=NEW, return_dict_in_generate=True)
@@ -149,7 +149,7 @@ def _written(trial: Trial, **how: Any) -> _Written:
     own = type(trial.model).generate is not GenerationMixin.generate
     if own and not decoder.is_second and not torch.equal(start[:: len(start) // len(prompt)], prompt):
         raise NotApplicable("its class has a generate of its own, which writes the prompt anew or leaves it out")
-    counts = [_count(row, trial) for row in tokens]
+    counts = [count_of(row, trial) for row in tokens]
     return _Written(output, start, tokens, counts, _forward(trial, decoder, inputs, start, tokens))
 
 
@@ -198,7 +198,7 @@ def _forward(trial: Trial, decoder: Decoder, inputs: Mapping[str, Any], start: T
 
 
 @contextmanager
-def _plain_configuration(trial: Trial) -> Iterator[None]:
+def plain_configuration(trial: Trial) -> Iterator[None]:
     """Generation by scores alone: no tokens forced or suppressed that the model's own configuration names."""
     own = trial.model.generation_config
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -218,7 +218,7 @@ def _pad(trial: Trial) -> int:
     return found if found is not None else 0
 
 
-def _count(tokens: Tensor, trial: Trial) -> int:
+def count_of(tokens: Tensor, trial: Trial) -> int:
     """How many tokens of a row count: up to the first that ends it."""
     ends = trial.model.generation_config.eos_token_id
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
@@ -237,14 +237,14 @@ def _two_tokens(trial: Trial) -> tuple[int, int]:
     return plain[0], plain[1]
 
 
-def _likeliest(scores: Tensor, token: int, among: int, comparisons: list[Comparison]) -> bool:
+def likeliest(scores: Tensor, token: int, among: int, comparisons: list[Comparison]) -> bool:
     """Whether a token is among the likeliest, those that lie within the error allowed of them included."""
     margin = max((one.allowed.element for one in comparisons if one.allowed), default=0.0)
     least = scores.topk(among).values[-1]
     return bool(scores[token] >= least - 2 * margin)
 
 
-def _observed(comparisons: list[Comparison], wrong: list[str], allowed: str, said: str) -> Observation:
+def observed(comparisons: list[Comparison], wrong: list[str], allowed: str, said: str) -> Observation:
     found = Observation.of(comparisons, allowed)
     if not wrong:
         return found

@@ -2,13 +2,15 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 
 from proofbook.checks.compare import Comparison, compare, compare_all, errors_between
 from proofbook.checks.composing import Composer, other
+from proofbook.checks.generation import NEW, count_of, likeliest, observed, plain_configuration
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
@@ -109,6 +111,40 @@ def picture_places(trial: Trial) -> Observation:
     return Observation(not still, f"{len(still)} tokens unchanged", "0", "; ".join(still))
 
 
+@check
+def mixed_generation(trial: Trial) -> Observation:
+    """Greedy generation for rows of unlike numbers of pictures writes what a forward call over each row says."""
+    composer = Composer.of(trial)
+    if not trial.model.can_generate() or type(trial.model).generate is not GenerationMixin.generate:
+        raise NotApplicable(f"{trial.spec.model_class} does not generate, or in a way of its own")
+    comparisons: list[Comparison] = []
+    wrong = []
+    for counts, inputs in _mixtures(composer, "left"):
+        tokens, given = _written(trial, inputs)
+        for row, count in enumerate(counts):
+            stop = count_of(tokens[row], trial)
+            alone = composer.alone(composer.row(row, count))
+            whole = trial.decoder.stream.extended(alone, tokens[row : row + 1])
+            scores = trial.run({**whole, **trial.decoder.caching(False)})["logits"][0, -tokens.shape[1] - 1 : -1][:stop]
+            note = f", row {row} of {count} {composer.sees}s"
+            comparisons += trial.agree({"logits": given[row, :stop]}, {"logits": scores.float()}, note)
+            wrong += [
+                f"row {row}, token {at}"
+                for at, one in enumerate(scores.float())
+                if not likeliest(one, int(tokens[row, at]), 1, comparisons)
+            ]
+    return observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
+
+
+def _written(trial: Trial, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """What greedy generation writes, batch × NEW, and the scores that it went by, batch × NEW × vocabulary."""
+    with torch.no_grad(), plain_configuration(trial):
+        asked = {"max_new_tokens": NEW, "do_sample": False, "output_logits": True}
+        made = trial.model.generate(**trial.session.place(inputs), **asked, return_dict_in_generate=True)
+    scores = torch.stack(made.logits, dim=1).float().cpu()
+    return made.sequences[:, -scores.shape[1] :].cpu(), scores
+
+
 def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
     """The outputs of another batch held against float64, with their own noise floor."""
     found = trial.run(inputs)
@@ -125,7 +161,9 @@ def _of_pictures(trial: Trial) -> Composer:
     return composer
 
 
-def _mixtures(composer: Composer) -> Iterator[tuple[Sequence[int], dict[str, Any]]]:
+def _mixtures(
+    composer: Composer, side: Literal["left", "right"] = "right"
+) -> Iterator[tuple[Sequence[int], dict[str, Any]]]:
     """The batches of unlike numbers of pictures that the processor makes: all numbers in one if it can."""
     refused: NotApplicable | None = None
     made: set[int] = set()
@@ -134,7 +172,7 @@ def _mixtures(composer: Composer) -> Iterator[tuple[Sequence[int], dict[str, Any
         if max(counts) > most or set(counts) <= made:
             continue
         try:
-            inputs = composer.encode([composer.row(row, count) for row, count in enumerate(counts)])
+            inputs = composer.encode([composer.row(row, count) for row, count in enumerate(counts)], side)
         except NotApplicable as refusal:
             refused = refusal
             continue
