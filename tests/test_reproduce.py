@@ -1,6 +1,7 @@
 """A failing case becomes a script that fails by itself, without proofbook; one that does not fail is not offered."""
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from proofbook.catalog import Weights
 from proofbook.checks.registry import Check, Finding, registered
 from proofbook.checks.reproduction import reproduction_of
 from proofbook.reproduce import NoReproduction, reproduce
-from proofbook.reproduce.bundle import NotPlain, bundled
+from proofbook.reproduce.bundle import Bundle, NotPlain
 from proofbook.reproduce.reproduction import _execute, _shows, _subject
 from proofbook.reproduce.script import write_script
 from proofbook.reproduce.values import NotWritable, Writer
@@ -165,5 +166,5 @@ def test_tensors_are_read_as_they_were(dtype: torch.dtype, shape: list[int], con
 def test_what_no_script_can_hold_is_refused() -> None:
     with pytest.raises(NotWritable, match="value is a object"):
         Writer(exact=True).source(object(), "value")
-    with pytest.raises(NotPlain, match="SIGNS is a dict"):
-        bundled([badge])
+    with pytest.raises(NotPlain, match="lost is no constant of proofbook"):
+        Bundle().take("lost", {"a": 1}, sys.modules[badge.__module__])

@@ -29,8 +29,8 @@ class Bundle:
         """Constants, then functions and classes."""
         return "\n\n\n".join([*["\n".join(self._constants)] * bool(self._constants), *self._definitions])
 
-    def take(self, name: str, value: Any) -> None:
-        """Add what a name stands for: an import, a constant, or a definition with all that it names.
+    def take(self, name: str, value: Any, home: ModuleType) -> None:
+        """Add what a name stands for in a module: an import, a constant, or a definition with all that it names.
 
         Raises:
             NotPlain: it is of ours and none of these, or the name stands for something else already.
@@ -48,19 +48,23 @@ class Bundle:
         elif not _is_ours(value):
             self.imports.add(f"from {value.__module__} import {name}")
         elif isinstance(value, FunctionType | type):
-            source = _source(value)
-            for used, found in _named(source, value):
-                self.take(used, found)
+            source, at = _source(value), sys.modules[value.__module__]
+            for used, found in _named(source, at):
+                self.take(used, found, at)
             self._definitions.append(source)
         else:
-            raise NotPlain(f"{name} is a {type(value).__name__}")
+            source = _assignment(name, home)
+            for used, found in _named(source, home):
+                if used != name:
+                    self.take(used, found, home)
+            self._definitions.append(source)  # it may name definitions
 
 
 def bundled(functions: Iterable[Callable[..., Any]]) -> Bundle:
     """Functions with all that they name. Raises :class:`NotPlain`."""
     bundle = Bundle()
     for function in functions:
-        bundle.take(function.__name__, function)
+        bundle.take(function.__name__, function, sys.modules[function.__module__])
     return bundle
 
 
@@ -90,8 +94,20 @@ def _source(value: Any) -> str:
     return "\n".join(line for number, line in enumerate(lines, start=1) if number not in dropped)
 
 
-def _named(source: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _assignment(name: str, home: ModuleType) -> str:
+    """The statement that gives a name its value in a module."""
+    text = inspect.getsource(home)
+    for node in ast.parse(text).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return ast.get_source_segment(text, node) or ""
+    raise NotPlain(f"{name} is no constant of {home.__name__}")
+
+
+def _named(source: str, home: ModuleType) -> Iterator[tuple[str, Any]]:
     """The names of a definition that its module gives a meaning."""
-    known = vars(sys.modules[value.__module__])
+    known = vars(home)
     names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
     return ((name, known[name]) for name in sorted(names) if name in known and not hasattr(builtins, name))
