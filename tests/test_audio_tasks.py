@@ -184,7 +184,8 @@ def test_what_a_checkpoint_says_of_generation_stays() -> None:
     of.model.generation_config.codebook_size = 1000
     of.answers_to(of.rows[:1])
     assert of.model.generation_config.codebook_size == 1000
-    assert of.model.generation_config.semantic_config == {}
+    # what it does not say is the entry's
+    assert of.model.generation_config.semantic_config == {"text_pad_token": 12635, "semantic_infer_token": 12639}
 
 
 def test_clips_of_one_length_are_the_shortest_recording() -> None:

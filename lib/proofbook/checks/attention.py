@@ -66,7 +66,7 @@ class _Kernels(TorchFunctionMode):
     """Counts the calls of torch's attention kernel, by which code that does not go through the interface is seen."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count = 0
 
     def __torch_function__(

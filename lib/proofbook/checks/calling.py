@@ -163,7 +163,8 @@ def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 def _embedded(trial: Trial, name: str, ids: Tensor) -> Tensor:
     """What the layer that the class names as its embeddings makes of ids; in an encoder-decoder each side has one."""
-    part = trial.called.get_decoder() if name.startswith("decoder") else trial.called
+    part: Any = trial.called
+    part = part.get_decoder() if name.startswith("decoder") else part
     try:
         layer = part.get_input_embeddings()
     except NotImplementedError as error:

@@ -43,7 +43,7 @@ def undetermined(trial: Trial, names: Collection[str]) -> set[str]:
             for one in model.parameters():
                 if one.is_floating_point():
                     # the unit in the last place is an eps of the value at most
-                    one *= 1 + eps * (torch.rand(one.shape, generator=generator, dtype=one.dtype) - 0.5)
+                    one.mul_(1 + eps * (torch.rand(one.shape, generator=generator, dtype=one.dtype) - 0.5))
         moved = without_padding(run_reference(model, trial.inputs, torch.float64), trial.inputs)
         comparisons = trial.agree({name: moved[name] for name in true}, true)
         found |= {one.name for one in comparisons if not one.passed}

@@ -97,7 +97,7 @@ class Cuts(TorchFunctionMode):
     """Where the library's own code keeps gradients from flowing: it detaches, or computes without them."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.places: dict[str, None] = {}
 
     def __torch_function__(

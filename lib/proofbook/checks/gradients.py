@@ -130,7 +130,8 @@ def _shares(
     for name, right in true.items():
         got = found[name]
         if right is None or got is None:
-            shares[name] = 0.0 if right is got or not _rms(got if right is None else right) else math.inf
+            there = got if right is None else right
+            shares[name] = 0.0 if there is None or not _rms(there) else math.inf
             continue
         allowed = trial.tolerance.smallest * eps * max(_rms(right), CANCELLED * most / sizes[name])
         if floor is not None and (noisy := floor[name]) is not None:

@@ -117,7 +117,7 @@ def load_pipeline(spec: Model, folder: Path) -> Any:
     return pipeline
 
 
-def load_denoiser(spec: Model, folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def load_denoiser(spec: Model, folder: Path, dtype: torch.dtype | str) -> tuple[Any, dict[str, Any]]:
     """The denoiser of a pipeline's folder, or of one of its own, and the names of parameters that went astray."""
     own = folder / "unet" if (folder / "unet").is_dir() else folder
     model, astray = _library(spec).AudioLDM2UNet2DConditionModel.from_pretrained(
