@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FAMILIES = (
     *("loading", "forward", "calling", "accuracy", "attention", "precision", "signal", "batching", "padding"),
     *("causality", "caching", "positions", "gradients", "export", "memory", "generation"),
-    *("prompts", "answers", "timing"),
+    *("prompts", "sound", "codecs", "speaking", "answers", "timing"),
 )
 
 Executions = Callable[[], tuple[Execution, Execution]]

@@ -171,6 +171,10 @@ class Trial:
     @cached_property
     def answers(self) -> list[Any]:
         """The answer to each row, as a user's pipeline gives it."""
+        return self.answer()
+
+    def answer(self) -> list[Any]:
+        """The answer to each row once more, from the same seed."""
         with torch.no_grad():
             torch.manual_seed(CALL_SEED)
             placed = Encoded(**{**vars(self.encoded), "inputs": self.session.place(self.inputs)})

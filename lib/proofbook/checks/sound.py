@@ -1,0 +1,173 @@
+"""Is sound read right: by its features, whatever it is padded with, and as the words that are written of it?"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proofbook.checks.compare import Comparison, compare, errors_between
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
+from proofbook.checks.trial import Trial
+from proofbook.subject.processors import part_of
+from proofbook.subject.tasks.audio import SpeechRecognition
+from proofbook.subject.tasks.task import Row
+
+# arguments that hold sound
+_SOUND = ("input_values", "input_features")
+# tokens that are written of each recording
+WORDS = 6
+
+
+@check
+def sound_features(trial: Trial) -> Observation:
+    """The features of each recording are what the extractor's documented formula gives in float64, and then padding."""
+    extractor = _extractor(trial)
+    formula = FORMULAS.get(type(extractor).__name__)
+    if formula is None:
+        raise NotApplicable(f"no formula is known for {type(extractor).__name__}")
+    made, rows = _features(trial, extractor), [row.audio for row in trial.rows if row.audio is not None]
+    if type(extractor).__name__ in PAD_SAMPLES:
+        longest = max(map(len, rows))
+        rows = [np.pad(samples, (0, longest - len(samples))) for samples in rows]
+    tolerance = trial.tolerances["float32"]
+    comparisons: list[Comparison] = []
+    for row, samples in enumerate(rows):
+        try:
+            true = torch.from_numpy(formula(extractor, samples.astype(np.float64)))
+        except LookupError as unknown:
+            raise NotApplicable(f"{type(extractor).__name__} {unknown}") from unknown
+        rounded = torch.from_numpy(formula(extractor, samples.astype(np.float32)))
+        own = made[row][tuple(slice(length) for length in true.shape)]
+        name = f"features, row {row}"
+        floor = errors_between({name: rounded}, {name: true}, tolerance)
+        comparisons.append(compare(name, own, true, tolerance, floor.get(name)))
+        if own.shape == true.shape:
+            rest = _behind(made[row], true)
+            comparisons.append(
+                compare(f"padding, row {row}", rest, torch.full_like(rest, _filler(extractor)), tolerance)
+            )
+    return Observation.of(comparisons, f"1 in each of {len(rows)} rows")
+
+
+@check
+def padded_sound(trial: Trial) -> Observation:
+    """A recording alone, without padding, gives on its own frames what it gives beside longer ones."""
+    extractor = _hearing(trial)
+    size = len(trial.rows)
+    lengths = {len(row.audio) for row in trial.rows if row.audio is not None}
+    if getattr(trial.config, "feat_extract_norm", None) == "group":
+        raise NotApplicable("its group norm over time sees the padding: its checkpoints are trained without a mask")
+    if len(lengths) < 2 or not extractor.return_attention_mask:
+        raise NotApplicable(f"{type(extractor).__name__} makes no mask of what it pads")
+    if "input_ids" in trial.inputs or "audio_codes" in trial.outputs:
+        raise NotApplicable("its outputs are not frames of one recording")
+    comparisons = []
+    for row in range(size):
+        for name, alone in trial.run(_alone(trial, row)).items():
+            together = trial.outputs[name]
+            if not alone.dim() or together.dim() != alone.dim() or (together.shape[0], alone.shape[0]) != (size, 1):
+                continue
+            own = together[row][tuple(slice(length) for length in alone.shape[1:])]
+            comparisons += trial.agree({name: alone[0]}, {name: own}, f", row {row}")
+    return Observation.of(comparisons, f"1 on the frames of each of {size} rows")
+
+
+@check
+def ctc_transcription(trial: Trial) -> Observation:
+    """Transcriptions are the best labels collapsed as CTC defines it, and those of each recording alone."""
+    if not isinstance(trial.task, SpeechRecognition) or trial.model.can_generate():
+        raise NotApplicable("it does not label frames")
+    tokenizer = part_of(trial.processor, "tokenizer")
+    if not hasattr(tokenizer, "word_delimiter_token"):
+        raise NotApplicable(f"how {type(tokenizer).__name__} joins labels is not known")
+    labels = trial.outputs["logits"].argmax(-1)
+    given = trial.processor.batch_decode(labels)
+    wrong = [
+        f"row {row}: {text!r}, should be {_collapsed(of_row.tolist(), tokenizer)!r}"
+        for row, (of_row, text) in enumerate(zip(labels, given, strict=True))
+        if text != _collapsed(of_row.tolist(), tokenizer)
+    ]
+    blank = trial.config.pad_token_id
+    if blank != tokenizer.pad_token_id:
+        wrong.append(f"the model's blank is {blank}, the tokenizer's {tokenizer.pad_token_id}")
+    return Observation(not wrong, f"{len(wrong)} wrong", "0 wrong", "; ".join(wrong))
+
+
+@check
+def generated_transcription(trial: Trial) -> Observation:
+    """The words generated for a recording alone come of the scores that it has beside others, until two words tie."""
+    if not isinstance(trial.task, SpeechRecognition) or not trial.model.can_generate():
+        raise NotApplicable("it writes no transcription by generating")
+    tokens, scores = _generated(trial, trial.inputs)
+    comparisons: list[Comparison] = []
+    for row in range(len(trial.rows)):
+        own_tokens, own_scores = _generated(trial, _alone(trial, row))
+        steps = min(len(scores[row]), len(own_scores[0]))
+        differ = (own_tokens[0, :steps] != tokens[row, :steps]).nonzero().flatten().tolist()
+        last = min([*differ, steps - 1]) + 1  # behind another word, other scores are right
+        comparisons += trial.agree({"logits": own_scores[0, :last]}, {"logits": scores[row, :last]}, f", row {row}")
+    return Observation.of(comparisons, f"1 for each word of {len(trial.rows)} rows")
+
+
+def _extractor(trial: Trial) -> Any:
+    """The part of the processor that reads sound, where the task's rows have any."""
+    extractor = part_of(trial.processor, "feature_extractor")
+    if extractor is None or trial.rows[0].audio is None:
+        raise NotApplicable(f"the task is {trial.spec.task}, whose rows hold no sound")
+    return extractor
+
+
+def _hearing(trial: Trial) -> Any:
+    extractor = _extractor(trial)
+    if not any(name in trial.inputs for name in _SOUND):
+        raise NotApplicable(f"{trial.spec.model_class} reads no sound")
+    return extractor
+
+
+def _features(trial: Trial, extractor: Any) -> Tensor:
+    """What the extractor makes of the rows: what the model is given, or else what it is to write."""
+    name = next((name for name in _SOUND if name in trial.inputs), None)
+    if name is not None:
+        return torch.as_tensor(trial.inputs[name])
+    sounds = [row.audio for row in trial.rows]
+    rate = trial.rows[0].sampling_rate
+    made = extractor(audio_target=sounds, sampling_rate=rate, padding=True, return_tensors="pt")
+    return torch.as_tensor(made["input_values"])
+
+
+def _behind(made: Tensor, own: Tensor) -> Tensor:
+    """What lies behind a row's own features, along the one dimension in which these are shorter."""
+    along = next((dim for dim, (a, b) in enumerate(zip(made.shape, own.shape, strict=True)) if a != b), 0)
+    return made.narrow(along, own.shape[along], made.shape[along] - own.shape[along])
+
+
+def _filler(extractor: Any) -> float:
+    return float(extractor.padding_value)
+
+
+def _alone(trial: Trial, row: int) -> dict[str, Any]:
+    """The arguments of one recording, encoded by itself."""
+    rows: list[Row] = [trial.rows[row]]
+    return dict(trial.task.encode(trial.subject, rows).inputs)
+
+
+def _collapsed(labels: list[int], tokenizer: Any) -> str:
+    """CTC: of labels that repeat one is kept, then blanks are left out; a word ends at the delimiter."""
+    kept = [label for at, label in enumerate(labels) if at == 0 or label != labels[at - 1]]
+    tokens = [tokenizer.convert_ids_to_tokens(label) for label in kept if label != tokenizer.pad_token_id]
+    text = "".join(" " if token == tokenizer.word_delimiter_token else token for token in tokens).strip()
+    return text.lower() if tokenizer.do_lower_case else text
+
+
+def _generated(trial: Trial, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """What greedy generation writes, rows × tokens, and the scores of each step, rows × steps × vocabulary."""
+    given = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+    asked = {"max_new_tokens": WORDS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    with torch.no_grad():
+        made = trial.model.generate(**trial.session.place(given), **asked)
+    if getattr(made, "logits", None) is None:
+        raise NotApplicable("its generate gives no scores")
+    scores = torch.stack(made.logits, dim=1).float().cpu()
+    return made.sequences[:, -scores.shape[1] :].cpu(), scores
