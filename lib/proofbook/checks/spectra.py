@@ -22,7 +22,7 @@ def standardised(extractor: Any, samples: Array) -> Array:
     """Samples with zero mean and unit variance, where the extractor normalises."""
     if not extractor.do_normalize:
         return samples
-    return (samples - samples.mean()) / np.sqrt(samples.var() + samples.dtype.type(_VARIANCE))
+    return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + samples.dtype.type(_VARIANCE)))
 
 
 def raw(_extractor: Any, samples: Array) -> Array:
@@ -37,7 +37,7 @@ def whisper(extractor: Any, samples: Array) -> Array:
     power = _centred(window, extractor.n_fft, extractor.hop_length)[:-1]
     bank = mel_bank("slaney", extractor.n_fft, extractor.feature_size, extractor.sampling_rate, 0, 8000, unit_area=True)
     decades = np.log10(np.maximum(power @ bank.astype(samples.dtype), 1e-10)).T
-    return (np.maximum(decades, decades.max() - 8) + 4) / 4
+    return np.asarray((np.maximum(decades, decades.max() - 8) + 4) / 4)
 
 
 def clap(extractor: Any, samples: Array) -> Array:
@@ -51,7 +51,7 @@ def clap(extractor: Any, samples: Array) -> Array:
     low, high = extractor.frequency_min, extractor.frequency_max
     bank = mel_bank("slaney", fft, bins, extractor.sampling_rate, low, high, unit_area=True)
     power = _centred(repeated, fft, extractor.hop_length)
-    return 10 * np.log10(np.maximum(power @ bank.astype(samples.dtype), 1e-10))[None]
+    return np.asarray(10 * np.log10(np.maximum(power @ bank.astype(samples.dtype), 1e-10))[None])
 
 
 def clvp(extractor: Any, samples: Array) -> Array:
@@ -70,7 +70,7 @@ def speecht5(extractor: Any, samples: Array) -> Array:
     low, high = extractor.fmin, extractor.fmax
     bank = mel_bank("slaney", size, extractor.num_mel_bins, extractor.sampling_rate, low, high, unit_area=True)
     magnitude = np.sqrt(_centred(samples, size, hop))
-    return np.log10(np.maximum(magnitude @ bank.astype(samples.dtype), extractor.mel_floor))
+    return np.asarray(np.log10(np.maximum(magnitude @ bank.astype(samples.dtype), extractor.mel_floor)))
 
 
 def speech_to_text(extractor: Any, samples: Array) -> Array:
