@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
-from proofbook.runtimes.outputs import CACHES
+from proofbook.runtimes.outputs import is_cache
 
 # what an optional argument means when it is left out, by the end of its name
 _ABSENT = {"attention_mask": 1, "pixel_mask": 1, "padding_mask": 1, "token_type_ids": 0}
@@ -71,10 +72,10 @@ def cache_switch(trial: Trial) -> Observation:
     if "use_cache" not in inspect.signature(trial.called.forward).parameters:
         raise NotApplicable("forward takes no use_cache")
     with_cache, without = (trial.run({**trial.inputs, "use_cache": switch}) for switch in (True, False))
-    kept = [name for name in without if name.startswith(CACHES)]
+    kept = [name for name in without if is_cache(name)]
     if kept:
         return Observation(False, f"{len(kept)} tensors of a cache without use_cache", "0", ", ".join(kept[:5]))
-    expected = {name: one for name, one in with_cache.items() if not name.startswith(CACHES)}
+    expected = {name: one for name, one in with_cache.items() if not is_cache(name)}
     return Observation.of(trial.agree(without, expected), f"1 in each of {len(expected)} outputs")
 
 
@@ -152,8 +153,10 @@ def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     for ids, mask in _MASKS.items():
         if ids in inputs and mask in parameters and mask not in inputs:
             ways[f"{mask} of ones"] = {**inputs, mask: torch.ones_like(inputs[ids])}
+    # a generate of its own may hand over other arguments
+    usual_generate = getattr(type(trial.model), "generate", None) is GenerationMixin.generate
     decodes = "input_ids" in inputs and not trial.config.is_encoder_decoder and trial.model.can_generate()
-    if decodes and "position_ids" in parameters and "position_ids" not in inputs:
+    if decodes and usual_generate and "position_ids" in parameters and "position_ids" not in inputs:
         usual = trial.model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
         begun = trial.model.prepare_inputs_for_generation(**inputs, position_ids=usual, is_first_iteration=True)
         if begun.get("position_ids") is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
-from proofbook.runtimes.outputs import CACHES, attached
+from proofbook.runtimes.outputs import attached, is_cache
 
 
 @check
@@ -35,8 +35,8 @@ def exported_graph(trial: Trial) -> Observation:
         raise NotApplicable(f"torch.export stops, and the class claims nothing else: {why}") from error
     torch.manual_seed(CALL_SEED)
     with torch.no_grad():
-        found = {name: one.cpu() for name, one in graph(**inputs).items() if not name.startswith(CACHES)}
-    expected = {name: one for name, one in trial.outputs.items() if not name.startswith(CACHES)}
+        found = {name: one.cpu() for name, one in graph(**inputs).items() if not is_cache(name)}
+    expected = {name: one for name, one in trial.outputs.items() if not is_cache(name)}
     return Observation.of(trial.agree(found, expected), f"1 in each of {len(expected)} outputs")
 
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
-from proofbook.runtimes.outputs import CACHES, attached
+from proofbook.runtimes.outputs import attached, is_cache
 
 if TYPE_CHECKING:
     from proofbook.checks.trial import Trial
@@ -34,7 +34,7 @@ class Goal:
         generator = torch.Generator().manual_seed(0)
         directions = {}
         for name, true in trial.truth.outputs.items():
-            if name not in trial.outputs or not true.is_floating_point() or name.startswith(CACHES):
+            if name not in trial.outputs or not true.is_floating_point() or is_cache(name):
                 continue
             # masked values are infinite, or the lowest finite ones
             finite = true.isfinite() & (true.abs() < torch.finfo(torch.float32).max / 2)

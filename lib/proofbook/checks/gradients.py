@@ -63,7 +63,7 @@ def gradients_by_difference(trial: Trial) -> Observation:
 def gradient_checkpointing(trial: Trial) -> Observation:
     """In train mode gradients are the same with gradient checkpointing, which does happen."""
     _trainable(trial)
-    if not trial.model.supports_gradient_checkpointing:
+    if not getattr(trial.model, "supports_gradient_checkpointing", False):
         raise NotApplicable("the class does not support gradient checkpointing")
     uncached = {"use_cache": False} if "use_cache" in inspect.signature(trial.called.forward).parameters else {}
     plain = copy.deepcopy(trial.model).train()

@@ -6,8 +6,13 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-# what a model hands over for its next call, by the start of its path
-CACHES = ("past_key_values", "cache_params", "mems", "state", "past_buckets_states")
+# what a model hands over for its next call, by a part of its path
+_CACHES = frozenset({"past_key_values", "cache_params", "mems", "state", "past_buckets_states"})
+
+
+def is_cache(path: str) -> bool:
+    """Whether an output of that path is what a model hands over for its next call, or what a part of it does."""
+    return not _CACHES.isdisjoint(path.split("."))
 
 
 def flatten(outputs: Any) -> dict[str, torch.Tensor]:
