@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder
@@ -140,8 +140,10 @@ def _kinds(trial: Trial, decoder: Decoder) -> dict[str, Callable[[], Any]]:
     def of(make: Callable[[], Any]) -> Callable[[], Any]:
         return (lambda: EncoderDecoderCache(make(), make())) if decoder.is_second else make
 
-    # one that knows no configuration keeps everything, also what lies outside a window
-    kinds = {"dynamic": of(lambda: DynamicCache(config=config)), "dynamic without a configuration": of(DynamicCache)}
+    kinds = {"dynamic": of(lambda: DynamicCache(config=config))}
+    # one that knows no configuration keeps everything, also what lies outside a window, and nothing but keys and values
+    if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers):
+        kinds["dynamic without a configuration"] = of(DynamicCache)
     if trial.model._can_compile_fullgraph and not decoder.is_second:
         kinds["static"] = lambda: StaticCache(config=config, max_cache_len=decoder.length + SINGLE)
     if trial.session.device.type == "cuda":

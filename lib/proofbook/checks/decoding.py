@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
 
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.streams import Stream, slice_row, sliceable
@@ -54,6 +55,8 @@ class Decoder:
         logits = trial.outputs.get("logits")
         if logits is None or logits.dim() != 3 or logits.shape[:2] != tokens.shape:
             raise NotApplicable(f"{trial.spec.model_class} has no scores for each token of its input")
+        if int(tokens.max()) >= logits.shape[-1]:
+            raise NotApplicable(f"the scores of {trial.spec.model_class} are not of the tokens that it reads")
         takes = parameters(trial)
         cache = next((one for one in _CACHES if one in takes), "")
         return cls(trial, Stream(name, name.replace("input_ids", "attention_mask")), cache)
@@ -183,9 +186,14 @@ class Decoder:
 
     @cached_property
     def encoded(self) -> Any:
-        """What the encoder by itself makes of the prompt's other half."""
+        """What the encoder by itself makes of the prompt's other half; within the model, where that adds pictures to
+        what the encoder reads."""
         encoder = self.trial.model.get_encoder()
         takes = inspect.signature(type(encoder).forward).parameters
+        if "input_ids" in self.prompt and "pixel_values" in self.prompt and "pixel_values" not in takes:
+            with torch.no_grad():
+                outputs = self.trial.session.call(self.trial.session.place(self.prompt))
+            return BaseModelOutput(last_hidden_state=outputs.encoder_last_hidden_state)
         source = {name: value for name, value in self.prompt.items() if name in takes and "decoder" not in name}
         with torch.no_grad():
             return encoder(**self.trial.session.place(source), return_dict=True)

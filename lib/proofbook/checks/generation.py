@@ -1,5 +1,6 @@
 """Does ``generate`` write what the model's own scores say?"""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from transformers import GenerationConfig, GenerationMixin
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.streams import rows_of
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
 
@@ -49,7 +51,7 @@ def beams(trial: Trial) -> Observation:
     try:
         written = _written(trial, **asked, output_scores=True)
     except ValueError as refusal:
-        if "beam search" in str(refusal):
+        if re.search("beam.search", str(refusal), re.IGNORECASE):
             raise NotApplicable(f"refused: {refusal}") from refusal
         raise
     chosen = written.forward.log_softmax(-1).gather(-1, written.tokens[..., None])[..., 0]
@@ -177,7 +179,7 @@ def _forward(trial: Trial, decoder: Decoder, inputs: Mapping[str, Any], start: T
     times = len(tokens) // len(next(iter(inputs.values())))
     rows = torch.arange(len(tokens)) // times
     if decoder.is_second:
-        source = {n: v[rows] for n, v in inputs.items() if not n.startswith("decoder_")}
+        source = rows_of({n: v for n, v in inputs.items() if not n.startswith("decoder_")}, rows)
         whole = {**source, stream.tokens: torch.cat([start, tokens], dim=1)[:, :-1]}
         return trial.run({**whole, **decoder.caching(False)})["logits"][:, -new:].float()
     if not decoder.has_text_alone:

@@ -77,9 +77,11 @@ def masked_content(trial: Trial) -> Observation:
     names = text.judged(before, len(places))
     second = trial.config.is_encoder_decoder
     by_token = [n for n in names if before[n].shape[1:2] == tokens.shape and (not second or n.startswith("encoder_"))]
+    # what is pooled may be the state of the first token or of the last, whatever the mask says
+    inner = (places > 0) & (places < len(tokens) - 1)
     # beside states of tokens, what is pooled from them says nothing more, and may say where a token stood
     for name in names if second else by_token or [n for n in names if before[n].dim() == 2]:
-        expected, actual = before[name], after[name]
+        expected, actual = (one[name] if name in by_token else one[name][inner] for one in (before, after))
         if name in by_token:
             expected, actual = expected.clone(), actual.clone()
             expected[numbers, places] = actual[numbers, places] = 0

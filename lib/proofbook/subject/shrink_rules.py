@@ -16,6 +16,7 @@ class Role(Enum):
     LAYERS = auto()  # layers of a stack
     STAGES = auto()  # a list of layers by stage
     HEADS = auto()
+    CHOOSERS = auto()  # heads that choose which tokens are attended to: rectified, few would often tie at zero
     HEAD_DIM = auto()
     INNER = auto()  # the inner width of a feed-forward block
     WIDTH = auto()
@@ -102,6 +103,7 @@ _NAMES: tuple[tuple[Role, tuple[str, ...]], ...] = (
     (Role.BUDGET, ("max_num_patches",)),
     (Role.CODEBOOKS, ("(num|n)_codebooks", "num_quantizers", "num_code_groups")),
     (Role.HEAD_DIM, ("(.*_)?head_(dim|size)", "(.*_)?dim_head", "d_kv", "(.*_)?d_head", "kv_channels", ".*_headdim")),
+    (Role.CHOOSERS, ("index(er)?_n_heads",)),
     (Role.HEADS, ("(.*_)?(num|n)_(.*_)?heads?(_per_.*)?", "(.*_)?heads", "n_head")),
     (Role.INNER, (".*intermediate_(size|dim).*", ".*(ffn|mlp)_dim", ".*ffn_hidden_size", "d_ff", "dff", "dim_ff")),
     (Role.INNER, (".*feed_?forward(_.*)?(_size|_dim)", ".*dim_feedforward", "n_inner", "d_inner", ".*linear_units")),
@@ -175,6 +177,7 @@ MAPS: dict[Role, Callable[[int], int]] = {
     Role.GROUPED: at_most(32),
     Role.CHANNELS: lambda n: n if n <= 128 else width(n),
     Role.HEADS: heads,
+    Role.CHOOSERS: at_most(16),
     Role.HEAD_DIM: head_dim,
     Role.VOCABULARY: at_most(1024),
     Role.POSITIONS: at_most(512),
