@@ -76,7 +76,11 @@ def masked_content(trial: Trial) -> Observation:
     comparisons = []
     names = text.judged(before, len(places))
     second = trial.config.is_encoder_decoder
-    by_token = [n for n in names if before[n].shape[1:2] == tokens.shape and (not second or n.startswith("encoder_"))]
+    # similarities of every row to every other are as many as the tokens by chance
+    of_states = [n for n in names if before[n].dim() > 2 or len(places) != len(tokens)]
+    by_token = [
+        n for n in of_states if before[n].shape[1:2] == tokens.shape and (not second or n.startswith("encoder_"))
+    ]
     # what is pooled may be the state of the first token or of the last, whatever the mask says
     inner = (places > 0) & (places < len(tokens) - 1)
     # beside states of tokens, what is pooled from them says nothing more, and may say where a token stood
