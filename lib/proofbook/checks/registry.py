@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # in the order in which a notebook asks them; each is a module of this package
 FAMILIES = (
     *("loading", "forward", "calling", "accuracy", "attention", "precision", "signal", "batching", "padding"),
-    *("causality", "caching", "positions", "gradients", "export", "memory", "generation"),
-    *("prompts", "sound", "codecs", "speaking", "answers", "timing"),
+    *("encoding", "causality", "caching", "positions", "images", "backbone", "postprocessing", "towers"),
+    *("gradients", "export", "memory", "generation", "prompts", "sound", "codecs", "speaking", "answers", "timing"),
 )
 
 Executions = Callable[[], tuple[Execution, Execution]]
