@@ -90,6 +90,11 @@ def without_position(tensor: Tensor, length: int, at: int) -> Tensor:
     return tensor
 
 
+def arranged(tensor: Tensor) -> Tensor:
+    """The values of each entry of the first dimension in ascending order: what no change of their order changes."""
+    return tensor.flatten(1).sort(dim=1).values if tensor.dim() > 1 else tensor
+
+
 @dataclass(frozen=True)
 class Influence:
     """What became of the parameters that did not move outputs far enough, by name."""

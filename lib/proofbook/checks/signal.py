@@ -29,7 +29,7 @@ NOTHING = 1.0
 @check
 def inputs_matter(trial: Trial) -> Observation:
     """Changing one position, mask bit or patch of each input moves outputs elsewhere, far beyond the tolerance."""
-    _only_drawn(trial)
+    only_drawn(trial)
     measure = Measure(trial.outputs, trial.noise, trial.tolerance)
     kept = kept_ids(trial)
     least, fixed, changes = {}, [], {}
@@ -95,7 +95,7 @@ def inputs_move_outputs(
 @check
 def parameters_matter(trial: Trial) -> Observation:
     """A step of half its size in each parameter moves outputs far beyond the tolerance; unused ones are listed."""
-    _only_drawn(trial)
+    only_drawn(trial)
     if trial.target.dtype != "float32":
         raise NotApplicable("the weights are those of every other target; asked in float32, where steps show best")
     model = reference_model(trial.model, torch.float32)
@@ -175,7 +175,8 @@ def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, I
     return _Judged(wrong, known, rest)
 
 
-def _only_drawn(trial: Trial) -> None:
+def only_drawn(trial: Trial) -> None:
+    """Raises NotApplicable where the weights were not drawn to carry signal."""
     if trial.weights is not Weights.TINY:
         raise NotApplicable("trained weights are as they are; asked of those that were drawn to carry signal")
 
