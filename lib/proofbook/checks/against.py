@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison, compare_all, errors_between
-from proofbook.checks.padding import without_padding
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import floor_outputs, truth_of
 

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,33 +14,46 @@ from proofbook.checks.influence import Measure, arranged
 from proofbook.checks.localise import Execution
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.signal import only_drawn
+from proofbook.checks.streams import rows_of, slice_row, sliceable
 from proofbook.checks.trial import Trial
 
 # the side of what is changed in a corner, as a share of the picture's
 CORNER = 1 / 8
 # what a larger picture has more, as shares of height and width: unlike, so that exchanged axes show
-GROWTH = (2, 1.5)
+GROWTH = (1.5, 1)
 INTERPOLATES = "interpolate_pos_encoding"
 
 
 @check
 def every_corner(trial: Trial) -> Observation:
-    """A patch changed in each corner of the picture, the far ones too, moves outputs far beyond the tolerance."""
+    """A patch changed in each corner of a picture, the far ones too, moves outputs far beyond the tolerance."""
     only_drawn(trial)
-    pixels = _pixels(trial)
-    measure = Measure(trial.outputs, trial.noise, trial.tolerance)
+    pixels = pictures(trial)[:1]
+    if not sliceable(trial.inputs, len(trial.rows)):
+        raise NotApplicable("the inputs of several rows are packed into one tensor")
+    corners = _corners(trial, pixels)
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)) * pixels.std()
-    least = {}
-    for place, corner in _corners(trial, pixels).items():
-        changed = torch.where(corner, pixels + noise, pixels)
-        outputs = trial.run({**trial.inputs, "pixel_values": changed})
-        least[place] = min(measure.moved(outputs, _row(row, len(pixels))) for row in range(len(pixels)))
-    dead = [place for place, share in least.items() if share < trial.tolerance.signal]
+    batch = rows_of(slice_row(trial.inputs, 0), torch.zeros(len(corners), dtype=torch.long))
+    batch["pixel_values"] = torch.cat([torch.where(corner, pixels + noise, pixels) for corner in corners.values()])
+    whole = {name: one[:1] for name, one in trial.outputs.items() if one.dim()}
+    outputs = {
+        name: one
+        for name, one in trial.run(batch).items()
+        # a likeness of rows × rows has another size
+        if name in whole and one.shape == (len(corners), *whole[name].shape[1:])
+    }
+    measure = Measure({name: whole[name] for name in outputs}, trial.noise, trial.tolerance)
+    moved = {
+        place: measure.moved({name: one[n : n + 1] for name, one in outputs.items()}) for n, place in enumerate(corners)
+    }
+    if not outputs:
+        raise NotApplicable("no output has an entry a picture")
+    unread = [place for place, share in moved.items() if share < trial.tolerance.signal]
     return Observation(
-        passed=not dead,
-        observed=", ".join(f"{place} {share:.2g}" for place, share in least.items()) + " times the error allowed",
-        allowed=f"{trial.tolerance.signal:g} times or more in every row",
-        detail=f"not read: {', '.join(dead)}" if dead else "",
+        passed=not unread,
+        observed=", ".join(f"{place} {share:.2g}" for place, share in moved.items()) + " times the error allowed",
+        allowed=f"{trial.tolerance.signal:g} times or more",
+        detail=f"not read: {', '.join(unread)}" if unread else "",
     )
 
 
@@ -46,7 +61,7 @@ def every_corner(trial: Trial) -> Observation:
 def order_of_patches(trial: Trial) -> Observation:
     """Two quarters of the picture exchanged change the outputs by more than their order: places are read."""
     only_drawn(trial)
-    pixels = _pixels(trial)
+    pixels = pictures(trial)
     exchanged = pixels.clone()
     height, width = (side // 2 for side in pixels.shape[-2:])
     exchanged[..., :height, :width] = pixels[..., -height:, -width:]
@@ -64,10 +79,11 @@ def order_of_patches(trial: Trial) -> Observation:
 @check
 def resolution(trial: Trial) -> Observation:
     """A larger, oblong picture is right by its own truth; interpolated to their own size, positions stay what they are."""
-    pixels = _pixels(trial)
+    pixels = pictures(trial)
     interpolates = INTERPOLATES in inspect.signature(trial.called.forward).parameters
     asked = {INTERPOLATES: True} if interpolates else {}
-    inputs = _enlarged(trial, pixels) | asked
+    one = slice_row(trial.inputs, 0) if sliceable(trial.inputs, len(trial.rows)) else trial.inputs
+    inputs = _enlarged(one, pixels.shape[-2:]) | asked
     try:
         trial.run(inputs)
     except Exception as error:  # each class refuses in its own way; who offers to interpolate may not
@@ -84,7 +100,7 @@ def resolution(trial: Trial) -> Observation:
 @check
 def channels_last(trial: Trial) -> Observation:
     """Weights and pictures laid out in memory with their channels last give what they give with channels first."""
-    pixels = _pixels(trial)
+    pixels = pictures(trial)
     if pixels.dim() != 4:
         raise NotApplicable("the layout is one of pictures, of four dimensions")
     model: Any = copy.deepcopy(trial.called).to(memory_format=torch.channels_last)
@@ -97,44 +113,35 @@ def channels_last(trial: Trial) -> Observation:
     return Observation.of(comparisons, f"1 in each of {len(comparisons)} outputs", executions=executions)
 
 
-def _pixels(trial: Trial) -> Tensor:
-    """The pictures: rows × … × height × width, one entry a row."""
+def pictures(trial: Trial) -> Tensor:
+    """The pictures: pictures × … × height × width."""
     pixels = trial.inputs.get("pixel_values")
     if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.dim() < 4:
         raise NotApplicable("it takes no pictures of height × width")
-    if len(pixels) != len(trial.rows):
-        raise NotApplicable("the pictures of several rows are packed into one tensor")
     return pixels
 
 
-def _row(row: int, rows: int) -> Any:
-    return lambda output: output[row] if output.dim() and len(output) == rows else output
-
-
-def _corners(trial: Trial, pixels: Tensor) -> dict[str, Tensor]:
-    """The corners of each row's picture without its padding, as booleans of the shape of the pictures."""
+def _corners(trial: Trial, picture: Tensor) -> dict[str, Tensor]:
+    """The corners of the first picture, without its padding, as booleans of its shape."""
     mask = trial.inputs.get("pixel_mask")
-    masked = isinstance(mask, Tensor) and mask.shape == (len(pixels), *pixels.shape[-2:])
-    places = {f"{y} {x}": torch.zeros(pixels.shape, dtype=torch.bool) for y in ("top", "bottom") for x in ("left", "right")}
-    for row in range(len(pixels)):
-        seen = mask[row].bool() if masked else torch.ones(pixels.shape[-2:], dtype=torch.bool)
-        sides = int(seen.any(1).sum()), int(seen.any(0).sum())
-        for place, corner in places.items():
-            slices = [
-                slice(0, size) if name in ("top", "left") else slice(side - size, side)
-                for name, side in zip(place.split(), sides, strict=True)
-                for size in (max(1, round(CORNER * side)),)
-            ]
-            corner[(row, ..., *slices)] = True
-    return places
+    height, width = picture.shape[-2:]
+    if isinstance(mask, Tensor) and mask.shape[1:] == (height, width):
+        height, width = int(mask[0].any(1).sum()), int(mask[0].any(0).sum())
+    high, wide = max(1, round(CORNER * height)), max(1, round(CORNER * width))
+    rows = {"top": slice(0, high), "bottom": slice(height - high, height)}
+    columns = {"left": slice(0, wide), "right": slice(width - wide, width)}
+    corners = {}
+    for (y, row), (x, column) in itertools.product(rows.items(), columns.items()):
+        corner = corners[f"{y} {x}"] = torch.zeros(picture.shape, dtype=torch.bool)
+        corner[..., row, column] = True
+    return corners
 
 
-def _enlarged(trial: Trial, pixels: Tensor) -> dict[str, Any]:
-    """The inputs with larger pictures; with masks of pixels as large."""
-    sides = pixels.shape[-2:]
+def _enlarged(inputs: Mapping[str, Any], sides: tuple[int, ...]) -> dict[str, Any]:
+    """The inputs with larger pictures in the place of those of height × width, and masks as large."""
     size = [int(side * grown) for side, grown in zip(sides, GROWTH, strict=True)]
-    found = dict(trial.inputs)
-    for name, value in trial.inputs.items():
+    found = dict(inputs)
+    for name, value in inputs.items():
         if isinstance(value, Tensor) and value.dim() >= 3 and value.shape[-2:] == sides:
             flat = value.reshape(-1, 1, *sides).double()
             mode = "bilinear" if value.is_floating_point() else "nearest"
