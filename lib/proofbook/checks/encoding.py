@@ -1,0 +1,206 @@
+"""Does an encoder read the order of its tokens, and is each head that the architecture has right?"""
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers.models.auto import modeling_auto
+
+from proofbook.checks.against import against_truth
+from proofbook.checks.compare import Comparison, compare
+from proofbook.checks.influence import Measure, arranged
+from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.signal import kept_ids, only_drawn
+from proofbook.checks.streams import slice_row, sliceable
+from proofbook.checks.trial import Trial
+from proofbook.checks.vary import Fixed
+from proofbook.subject.checkpoint import load_model
+from proofbook.subject.draw import seeded
+
+# heads that are asked of one architecture at most
+HEADS = 6
+# what a loss is computed of
+_TARGETS = ("labels", "start_positions", "end_positions", "next_sentence_label", "sentence_order_label")
+_MORE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+# how many answers a head that chooses among several is given
+CHOICES = 2
+# the label of what no loss counts
+IGNORED = -100
+# heads whose loss is the cross entropy of one label for each of their scores, none of them shifted
+_CLASSIFIES = re.compile(
+    r"For(SequenceClassification|TokenClassification|MultipleChoice|ImageClassification|MaskedLM)$"
+)
+
+
+@check
+def order_of_tokens(trial: Trial) -> Observation:
+    """Two tokens of a row exchanged change the outputs by more than their order: positions are read."""
+    only_drawn(trial)
+    ids = trial.inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        raise NotApplicable("it reads no tokens")
+    exchanged = _exchanged(trial, ids)
+    whole = {name: arranged(one) for name, one in trial.outputs.items()}
+    outputs = {name: arranged(one) for name, one in trial.run({**trial.inputs, "input_ids": exchanged}).items()}
+    measure = Measure(whole, trial.noise, trial.tolerance)
+    rows = [row for row in range(len(ids)) if not torch.equal(exchanged[row], ids[row])]
+    if not rows:
+        raise NotApplicable("no row has two plain tokens that differ")
+
+    def part(row: int) -> Any:
+        return lambda output: output[row] if output.dim() and len(output) == len(ids) else output
+
+    least = min(measure.moved(outputs, part(row)) for row in rows)
+    return Observation(
+        passed=least >= trial.tolerance.signal,
+        observed=f"outputs, sorted in each row, moved by {least:.2g} times the error allowed",
+        allowed=f"{trial.tolerance.signal:g} times or more in every row",
+    )
+
+
+def _exchanged(trial: Trial, ids: Tensor) -> Tensor:
+    """Each row with the first of its plain tokens and the last that differs from it in each other's place."""
+    kept = torch.tensor(sorted(kept_ids(trial)), dtype=ids.dtype)
+    mask = trial.inputs.get("attention_mask")
+    seen = (
+        mask.bool() if isinstance(mask, Tensor) and mask.shape == ids.shape else torch.ones_like(ids, dtype=torch.bool)
+    )
+    exchanged = ids.clone()
+    for row, usable in enumerate(seen & ~torch.isin(ids, kept)):
+        places = usable.nonzero().flatten()
+        others = [int(place) for place in places if ids[row, place] != ids[row, places[0]]]
+        if others:
+            pair = [int(places[0]), others[-1]]
+            exchanged[row, pair] = ids[row, pair[::-1]]
+    return exchanged
+
+
+@check
+def heads(trial: Trial) -> Observation:
+    """Each head that the architecture has, on the weights of the checkpoint, is right by float64; so is its loss."""
+    names = [name for name in _head_classes(trial.config.model_type) if name != trial.spec.model_class][:HEADS]
+    if not names or trial.encoded.module or trial.config.is_encoder_decoder:
+        raise NotApplicable("the architecture has no further head, or an encoder and a decoder to put one on")
+    comparisons, refused = list[Comparison](), list[str]()
+    dtype = getattr(torch, trial.target.dtype)
+    batch = _longest(trial)
+    for name in names:
+        kind = getattr(transformers, name)
+        try:
+            inputs = head_inputs(kind, batch)
+        except Fixed as reason:
+            refused.append(f"{name} {reason}")
+            continue
+        try:
+            with seeded(trial.seed):
+                spec = trial.spec.model_copy(update={"model_class": name})
+                model = load_model(spec, trial.folder, dtype, other_head=True).model
+        except ValueError as reason:  # in words, that the configuration lacks what this head needs
+            refused.append(f"{name}: {reason}")
+            continue
+        comparisons += [_carried(name, trial.model, model)]
+        found, outputs = against_truth(trial, model, inputs, f" of {name}")
+        comparisons += found
+        if "loss" in outputs:
+            comparisons += [_loss(trial, name, outputs, inputs)]
+    if not comparisons:
+        raise NotApplicable("; ".join(refused))
+    asked = len(names) - len(refused)
+    return Observation.of(
+        comparisons, f"1 in each output of {asked} heads, their losses among them", "; ".join(refused)
+    )
+
+
+@cache
+def _head_classes(model_type: str) -> tuple[str, ...]:
+    """The classes with heads that the auto classes have for an architecture."""
+    found = set[str]()
+    for mapping, names in vars(modeling_auto).items():
+        if re.fullmatch(r"MODEL_FOR_.*_MAPPING_NAMES", mapping) and "BACKBONE" not in mapping:
+            given = names.get(model_type, ())
+            found.update([given] if isinstance(given, str) else given)
+    return tuple(sorted(name for name in found if "For" in name and hasattr(transformers, name)))
+
+
+def head_inputs(kind: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a head: those of the batch that it takes, and labels of the form that its kind asks for.
+
+    A head that chooses among several texts gets each as often as there are choices. Labels are 0 and 1 in turn, which
+    every head has, and none where the mask hides a token.
+
+    Raises:
+        Fixed: it reads something else, or its labels are of another form.
+    """
+    parameters = inspect.signature(kind.forward).parameters
+    found = {name: value for name, value in inputs.items() if name in parameters and name not in _TARGETS}
+    missing = {one.name for one in list(parameters.values())[1:] if one.default is one.empty and one.kind not in _MORE}
+    main = found.get("input_ids", found.get("pixel_values"))
+    if main is None or missing - found.keys():
+        raise Fixed(f"reads {', '.join(sorted(missing - found.keys())) or 'no text and no picture'}")
+    targets = [name for name in _TARGETS if name in parameters]
+    shape = next((make(main) for pattern, make in _LABELS if re.search(pattern, kind.__name__)), None)
+    if targets and (shape is None or ("QuestionAnswering" in kind.__name__ and "labels" in targets)):
+        raise Fixed(f"has {', '.join(targets)} of another form")
+    for name in targets:
+        found[name] = _labels(shape if name == "labels" else main.shape[:1], found.get("attention_mask"))
+    if "ForMultipleChoice" in kind.__name__:
+        for name, value in found.items():
+            if isinstance(value, Tensor) and name not in targets:
+                found[name] = value[:, None].repeat_interleave(CHOICES, dim=1)
+    return found
+
+
+def _labels(shape: Sequence[int], mask: Any) -> Tensor:
+    labels = (torch.arange(math.prod(shape)) % 2).reshape(tuple(shape))
+    if isinstance(mask, Tensor) and mask.shape == labels.shape:
+        labels = labels.masked_fill(mask == 0, IGNORED)
+    return labels
+
+
+def _longest(trial: Trial) -> dict[str, Any]:
+    """The row with the least padding, whose loss nothing else has a part in; all where rows can't be told apart."""
+    if not sliceable(trial.inputs, len(trial.rows)):
+        return dict(trial.inputs)
+    mask = trial.inputs.get("attention_mask")
+    return slice_row(trial.inputs, int(mask.flatten(1).sum(1).argmax()) if isinstance(mask, Tensor) else 0)
+
+
+def _of_pixels(pixels: Tensor) -> tuple[int, ...]:
+    return (len(pixels), *pixels.shape[-2:])
+
+
+# the shape of a head's labels, by that of the tokens or pictures that it reads
+_LABELS: tuple[tuple[str, Callable[[Tensor], tuple[int, ...]]], ...] = (
+    (r"For(Sequence|Image)Classification$|ForMultipleChoice$|ForNextSentencePrediction$", lambda one: one.shape[:1]),
+    (r"ForQuestionAnswering(Simple)?$", lambda one: one.shape[:1]),
+    (r"ForTokenClassification$|ForMaskedLM$|ForCausalLM$|LMHeadModel$|ForPreTraining$", lambda one: one.shape[:2]),
+    (r"ForSemanticSegmentation$", _of_pixels),
+)
+
+
+def _carried(name: str, model: Any, other: Any) -> Comparison:
+    """Whether the body under a head has the weights of the checkpoint, where both have one of that name."""
+    ours, theirs = model.base_model.state_dict(), other.base_model.state_dict()
+    shared = ours.keys() & theirs.keys()
+    wrong = [key for key in sorted(shared) if not torch.equal(ours[key].cpu(), theirs[key].cpu())]
+    broken = f"{len(wrong)} of {len(shared)} weights are not those of the checkpoint: {', '.join(wrong[:3])}"
+    passed = bool(shared) and not wrong
+    return Comparison(f"weights under {name}", (len(shared),), passed, "" if passed else broken)
+
+
+def _loss(trial: Trial, name: str, outputs: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Comparison:
+    """Whether the loss is finite and, of heads that classify, the cross entropy of the labels."""
+    loss, called = outputs["loss"], f"loss of {name}"
+    if not loss.isfinite().all():
+        return Comparison(called, tuple(loss.shape), False, "not finite")
+    logits, labels = outputs.get("logits"), inputs.get("labels")
+    if logits is None or labels is None or not _CLASSIFIES.search(name) or logits.shape[-1] < 2:
+        return Comparison(called, tuple(loss.shape), True, "")
+    entropy = torch.nn.functional.cross_entropy(logits.double().flatten(0, -2), labels.flatten())
+    return compare(called, loss, entropy.reshape(loss.shape), trial.tolerance)

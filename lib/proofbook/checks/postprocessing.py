@@ -38,7 +38,9 @@ def detections(trial: Trial) -> Observation:
         comparisons += [
             _near(trial, f"boxes{note}", one["boxes"], boxes[queries]),
             _near(trial, f"scores{note}", one["scores"], scores[queries, one["labels"].long()]),
-            _near(trial, f"best scores{note}", one["scores"].sort().values, best.topk(len(one["scores"])).values.flip(0)),
+            _near(
+                trial, f"best scores{note}", one["scores"].sort().values, best.topk(len(one["scores"])).values.flip(0)
+            ),
         ]
     middle = float(found[0]["scores"].double().median())
     fewer = restore(_given(trial), threshold=middle, target_sizes=sizes)

@@ -134,24 +134,32 @@ def _extra_with(distribution: str) -> str:
     return distribution
 
 
-def load_model(spec: Model, folder: Path, dtype: torch.dtype | str, attn_implementation: str | None = None) -> Loaded:
+def load_model(
+    spec: Model,
+    folder: Path,
+    dtype: torch.dtype | str,
+    attn_implementation: str | None = None,
+    other_head: bool = False,
+) -> Loaded:
     """The entry's class loaded from a folder, on the CPU in evaluation mode.
 
     Args:
         dtype: of the parameters; ``auto`` for the one that the checkpoint says.
         attn_implementation: ``eager``, ``sdpa``, …; the library's own choice by default.
+        other_head: whether the checkpoint may have a head of another shape, in whose place the library draws one.
 
     Raises:
         Blocked: the installed libraries don't have the class, or lack what it needs.
     """
     chosen = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    lenient = {"ignore_mismatched_sizes": True} if other_head else {}
     own = {"trust_remote_code": True} if spec.trust_remote_code else {}
     if is_pipeline(spec):
         return _loaded(*load_denoiser(spec, folder, dtype))
     with library_blocks(spec), _no_progress_bars():
         kind = brought_class(folder, spec.model_class) if own else model_class(spec)
         model, astray = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen, **own
+            folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen, **lenient, **own
         )
     return _loaded(model, astray)
 
