@@ -18,7 +18,7 @@ from proofbook.subject.draw import draw_parameters, seeded
 
 @check
 def feature_maps(trial: Trial) -> Observation:
-    """Each stage of the backbone gives a map of the width it says, right by float64, asked for among others or alone."""
+    """Each stage of the backbone gives a map of the width it says, right by float64, asked for alone or with others."""
     if trial.config.model_type not in MODEL_FOR_BACKBONE_MAPPING_NAMES:
         raise NotApplicable("the architecture has no backbone class")
     inputs = {"pixel_values": pictures(trial)[:1]}

@@ -87,6 +87,8 @@ def heads(trial: Trial) -> Observation:
     names = [name for name in _head_classes(trial.config.model_type) if name != trial.spec.model_class][:HEADS]
     if not names or trial.encoded.module or trial.config.is_encoder_decoder:
         raise NotApplicable("the architecture has no further head, or an encoder and a decoder to put one on")
+    if trial.config.sub_configs or trial.model.main_input_name not in trial.inputs:
+        raise NotApplicable("it is made of several bodies, or reads more than text or pictures alone")
     comparisons, refused = list[Comparison](), list[str]()
     dtype = getattr(torch, trial.target.dtype)
     batch = _longest(trial)

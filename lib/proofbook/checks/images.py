@@ -78,7 +78,7 @@ def order_of_patches(trial: Trial) -> Observation:
 
 @check
 def resolution(trial: Trial) -> Observation:
-    """A larger, oblong picture is right by its own truth; interpolated to their own size, positions stay what they are."""
+    """A larger, oblong picture is right by its own truth; positions interpolated to their own size stay as they are."""
     pixels = pictures(trial)
     interpolates = INTERPOLATES in inspect.signature(trial.called.forward).parameters
     asked = {INTERPOLATES: True} if interpolates else {}

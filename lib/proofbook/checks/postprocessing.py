@@ -124,7 +124,7 @@ def instance_maps(trial: Trial) -> Observation:
     sizes = _sizes(trial, len(trial.outputs["class_queries_logits"]))
     found = restore(_given(trial), threshold=0.0, target_sizes=sizes)
     wrong, segments = [], 0
-    allowed = _DIGITS + trial.tolerance.smallest * torch.finfo(getattr(torch, trial.target.dtype)).eps
+    allowed = _DIGITS + _rounding(trial)
     for row, (one, size) in enumerate(zip(found, sizes, strict=True)):
         drawn = one["segmentation"]
         segments += len(one["segments_info"])
@@ -158,7 +158,7 @@ class _Masks:
     classes: Tensor
     # the mean of each mask where it is more than one half
     means: Tensor
-    # where that is, in the size asked for: queries × height × width
+    # where that is, or nearly so, in the size asked for: queries × height × width
     inside: Tensor
 
     def have(self, pixels: Tensor, segment: Any, allowed: float) -> bool:
@@ -175,7 +175,13 @@ def _masks(trial: Trial, row: int, size: Size) -> Iterator[_Masks]:
         masks = _resized(masks, between) if between else masks
         inside = masks > 0
         means = (masks.sigmoid() * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
-        yield _Masks(classes, means, interpolate(inside[None].double(), size=size, mode="nearest")[0] > 0)
+        nearly = masks > -_rounding(trial) * float(masks.square().mean().sqrt())
+        yield _Masks(classes, means, interpolate(nearly[None].double(), size=size, mode="nearest")[0] > 0)
+
+
+def _rounding(trial: Trial) -> float:
+    """The share of its scale by which a value of the target's dtype may be off by rounding alone."""
+    return trial.tolerance.smallest * torch.finfo(getattr(torch, trial.target.dtype)).eps
 
 
 def _method(trial: Trial, kind: str, *names: str) -> Any:

@@ -86,11 +86,11 @@ def likeness(outputs: Mapping[str, Tensor], scale: float, shift: float) -> dict[
 def likeness_scale(model: Any) -> tuple[float, float] | None:
     """What a model multiplies likeness with, and what it adds: by its parameter ``logit_scale``, the logarithm of the
     factor, or ``temperature``, its inverse, and ``logit_bias``. None where it has neither."""
-    shift = float(getattr(model, "logit_bias", 0.0))
+    shift = float(torch.as_tensor(getattr(model, "logit_bias", None) or 0.0).detach())
     if isinstance(scale := getattr(model, "logit_scale", None), Tensor):
-        return float(scale.double().exp()), shift
+        return float(scale.detach().double().exp()), shift
     if isinstance(temperature := getattr(model, "temperature", None), Tensor):
-        return 1 / float(temperature), shift
+        return 1 / float(temperature.detach()), shift
     return None
 
 
