@@ -44,10 +44,11 @@ def test_a_right_model_passes_every_check_that_applies() -> None:
     found = {name: examine(check, trial) for name, check in CHECKS.items()}
     skipped = {name for name, finding in found.items() if finding.verdict is Verdict.SKIP}
     second = {"cross-attention-mask", "encoder-outputs-reused", "forced-tokens"}  # of decoders behind an encoder
-    others = {"prompts", "sound", "codecs", "speaking"}
+    others = {"prompts", "sound", "codecs", "speaking", "images", "backbone", "postprocessing", "towers"}
     sees_or_hears = {check.name for check in CHECKS.values() if check.family in others}
     assert skipped == {"meaning", "published-recipe", "tied-weights", "window", *second, *sees_or_hears}
-    assert {finding.verdict for name, finding in found.items() if name not in skipped} == {Verdict.PASS}
+    known = {fault.check for fault in trial.spec.known_faults}
+    assert {name for name, finding in found.items() if finding.verdict is not Verdict.PASS} == skipped | known
 
 
 @pytest.mark.parametrize("astray", ["missing", "unexpected"])

@@ -143,7 +143,9 @@ def test_instance_maps_find_scores_of_another_label() -> None:
 
 def test_heads_find_a_loss_that_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     entropy = torch.nn.functional.cross_entropy
-    monkeypatch.setattr(torch.nn.CrossEntropyLoss, "forward", lambda self, given, labels: 1.001 * entropy(given, labels))
+    monkeypatch.setattr(
+        torch.nn.CrossEntropyLoss, "forward", lambda self, given, labels: 1.001 * entropy(given, labels)
+    )
     assert verdict("heads", trial_of("electra")) is Verdict.FAIL
 
 

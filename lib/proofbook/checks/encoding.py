@@ -146,8 +146,8 @@ def head_inputs(kind: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if main is None or missing - found.keys():
         raise Fixed(f"reads {', '.join(sorted(missing - found.keys())) or 'no text and no picture'}")
     targets = [name for name in _TARGETS if name in parameters]
-    shape = next((make(main) for pattern, make in _LABELS if re.search(pattern, kind.__name__)), None)
-    if targets and (shape is None or ("QuestionAnswering" in kind.__name__ and "labels" in targets)):
+    shape = next((make(main) for pattern, make in _LABELS if re.search(pattern, kind.__name__)), ())
+    if targets and (not shape or ("QuestionAnswering" in kind.__name__ and "labels" in targets)):
         raise Fixed(f"has {', '.join(targets)} of another form")
     for name in targets:
         found[name] = _labels(shape if name == "labels" else main.shape[:1], found.get("attention_mask"))

@@ -103,7 +103,8 @@ def channels_last(trial: Trial) -> Observation:
     pixels = pictures(trial)
     if pixels.dim() != 4:
         raise NotApplicable("the layout is one of pictures, of four dimensions")
-    model: Any = copy.deepcopy(trial.called).to(memory_format=torch.channels_last)
+    model: Any = copy.deepcopy(trial.called)
+    model.to(memory_format=torch.channels_last)
     inputs = {**trial.inputs, "pixel_values": pixels.contiguous(memory_format=torch.channels_last)}
 
     def executions() -> tuple[Execution, Execution]:
