@@ -23,6 +23,7 @@ from papermill.log import logger
 
 from proofbook.batch.kernels import Kernel, Stopped, Switch, TimeLimit, start_kernel
 from proofbook.batch.ledger import METADATA
+from proofbook.batch.parents import Parents
 from proofbook.verdict import Verdict
 
 # seconds for a kernel to start, and for the output of a finished cell to arrive on a busy machine
@@ -66,6 +67,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         resources: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         interpreter: str | None = None,
+        parents: Parents | None = None,
         switch: Switch | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,6 +82,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
                 by default.
             environment: variables for the kernel, over those of this process.
             interpreter: the kernel's Python; this one by default.
+            parents: whence a warm kernel comes; without, the kernel is cold.
             switch: what else can end the execution.
             kwargs: other options of papermill's; none of them has a meaning here.
 
@@ -88,7 +91,10 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         """
         switch = switch or Switch()
         folder = Path((resources or {}).get("metadata", {}).get("path") or Path.cwd())
-        with start_kernel(environment or {}, folder, interpreter or sys.executable) as kernel, switch.holds(kernel):
+        with (
+            start_kernel(environment or {}, folder, interpreter or sys.executable, parents) as kernel,
+            switch.holds(kernel),
+        ):
             client = _Client(
                 nb_man,
                 km=kernel.manager,

@@ -17,11 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from proofbook.batch.parents import UNKNOWN, Parents
+
 if TYPE_CHECKING:
     import psutil
     from jupyter_client.kernelspec import KernelSpec
 
 KERNEL_NAME = "python3"
+# the provisioner of warm kernels
+PROVISIONER = "proofbook-warm"
 # how long a kernel may take to answer an interrupt before it is killed, in seconds
 GRACE = 5.0
 # the longest path of a socket, less the number that is added to it; macOS has the shortest
@@ -68,6 +72,8 @@ class Kernel:
         status = self.process.poll()
         if status is None:
             return "it no longer answers"
+        if status == UNKNOWN:
+            return "how is not known, as the process that it was forked from is gone"
         if status >= 0:
             return f"it left with exit status {status}"
         name = signal.Signals(-status).name
@@ -174,13 +180,19 @@ class TimeLimit(AbstractContextManager["TimeLimit"]):
 
 
 @contextmanager
-def start_kernel(environment: Mapping[str, str], folder: Path, interpreter: str = sys.executable) -> Iterator[Kernel]:
+def start_kernel(
+    environment: Mapping[str, str],
+    folder: Path,
+    interpreter: str = sys.executable,
+    parents: Parents | None = None,
+) -> Iterator[Kernel]:
     """A fresh kernel; at the end of the block nothing of it is left.
 
     Args:
         environment: variables laid over those of this process (see :func:`kernel_environment`).
         folder: where it works.
         interpreter: which Python it is: this one by default, else that of an environment.
+        parents: whence a warm kernel comes, as far as one can be had; without, the kernel is cold.
     """
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
@@ -191,7 +203,7 @@ def start_kernel(environment: Mapping[str, str], folder: Path, interpreter: str 
         over = {"transport": "ipc", "ip": sockets} if os.name == "posix" and len(sockets) < SOCKET_PATH else {}
         manager = AsyncKernelManager(
             kernel_name=KERNEL_NAME,
-            kernel_spec_manager=_spec_manager(scratch, interpreter),
+            kernel_spec_manager=_spec_manager(scratch, interpreter, parents),
             connection_file=str(scratch / "connection.json"),
             **over,
         )
@@ -215,7 +227,7 @@ def kernel_environment(threads: int) -> dict[str, str]:
     return {**counts, "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _spec_manager(scratch: Path, interpreter: str) -> Any:
+def _spec_manager(scratch: Path, interpreter: str, parents: Parents | None) -> Any:
     """A kernelspec manager that knows one kernel: ipykernel in that interpreter."""
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
@@ -228,6 +240,7 @@ def _spec_manager(scratch: Path, interpreter: str) -> Any:
         ],
         display_name="Python 3 (proofbook)",
         language="python",
+        metadata=_provisioning(parents),
     )
 
     class OneKernel(KernelSpecManager):  # type: ignore[misc]
@@ -235,6 +248,20 @@ def _spec_manager(scratch: Path, interpreter: str) -> Any:
             return spec
 
     return OneKernel()
+
+
+def _provisioning(parents: Parents | None) -> dict[str, Any]:
+    """What a kernelspec says of the provisioner that starts it: nothing, or that it comes from warm parents."""
+    if parents is None:
+        return {}
+    from importlib.metadata import EntryPoint
+
+    from jupyter_client.provisioning import KernelProvisionerFactory
+
+    # as the entry point of the installed package, which an editable install may be too old to have
+    entry = EntryPoint(PROVISIONER, "proofbook.batch.provisioner:WarmProvisioner", KernelProvisionerFactory.GROUP_NAME)
+    KernelProvisionerFactory.provisioners.setdefault(PROVISIONER, entry)
+    return {"kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {"parents": parents}}}
 
 
 def _reporting(scratch: Path) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import queue
 import shutil
+import sys
 import tempfile
 import threading
 import traceback
@@ -17,10 +18,11 @@ from typing import Any
 from proofbook.batch.kernels import KERNEL_NAME, Stopped, Switch, kernel_environment
 from proofbook.batch.ledger import METADATA, Result, read_result
 from proofbook.batch.machine import MachineryFailed, threads
+from proofbook.batch.parents import Cold, Parents
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.catalog import Weights
 from proofbook.catalog.environments import CURRENT
-from proofbook.environments import interpreter, kernel_name
+from proofbook.environments import interpreter, kernel_name, own_name
 from proofbook.files import write_atomic
 from proofbook.verdict import Blocked, Verdict
 from proofbook.workbook.records import reproduction_name
@@ -41,9 +43,25 @@ class Finished:
     result: Result
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """Something of the run as a whole, in words."""
+
+    text: str
+
+
+Event = Started | Finished | Noticed
+
+
 def execute(
-    plan: Plan, folder: Path, notebooks: Path, jobs: int, *, only: Sequence[PlannedCase] | None = None
-) -> Generator[Started | Finished, None, None]:
+    plan: Plan,
+    folder: Path,
+    notebooks: Path,
+    jobs: int,
+    *,
+    only: Sequence[PlannedCase] | None = None,
+    warm: bool = False,
+) -> Generator[Event, None, None]:
     """Execute cases of a plan, and yield what happens as it happens.
 
     Cases with tiny weights run ``jobs`` at a time; each with real weights has the machine to itself. When the
@@ -55,34 +73,54 @@ def execute(
         notebooks: the folder of the category notebooks.
         jobs: how many cases run at a time, one or more.
         only: the cases to execute; all by default.
+        warm: whether cases with tiny weights run in warm kernels, as far as these can be had.
 
     Raises:
         MachineryFailed: not even the failure of a case could be written down.
     """
-    _load_papermill()
     cases = plan.cases if only is None else only
     tiny = [case for case in cases if case.weights is Weights.TINY]
+    # beside what they do themselves, imports are nothing; and with several threads nothing is forked
     real = [case for case in cases if case.weights is not Weights.TINY]
-    for group, width in ((tiny, jobs), (real, 1)):
-        yield from _Workers(plan, folder, notebooks, group, width)
+    with Parents() as parents:
+        if warm:
+            _warm_up(parents, tiny)
+        _load_papermill()
+        yield from _Workers(plan, folder, notebooks, tiny, jobs, parents if warm else None)
+    yield from _Workers(plan, folder, notebooks, real, 1)
+
+
+def _warm_up(parents: Parents, cases: Sequence[PlannedCase]) -> None:
+    """Let the parent of most cases import what it needs while this process does the same."""
+    if any(case.environment in (CURRENT, own_name()) for case in cases):
+        with suppress(Cold):  # each kernel asks again, and says why
+            parents.start(sys.executable, {**os.environ, **kernel_environment(threads(Weights.TINY))})
 
 
 class _Workers:
     """Threads that execute cases until none is left; iterating yields their events."""
 
-    def __init__(self, plan: Plan, folder: Path, notebooks: Path, cases: Sequence[PlannedCase], width: int) -> None:
-        self._plan, self._folder, self._notebooks = plan, folder, notebooks
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        notebooks: Path,
+        cases: Sequence[PlannedCase],
+        width: int,
+        parents: Parents | None = None,
+    ) -> None:
+        self._plan, self._folder, self._notebooks, self._parents = plan, folder, notebooks, parents
         self._left: queue.SimpleQueue[PlannedCase] = queue.SimpleQueue()
         for case in cases:
             self._left.put(case)
-        self._events: queue.SimpleQueue[Started | Finished | BaseException] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self._unfinished = len(cases)
         self._switch = Switch()
         self._threads = [
             threading.Thread(target=self._work, name=f"case-{number}") for number in range(min(width, len(cases)))
         ]
 
-    def __iter__(self) -> Iterator[Started | Finished]:
+    def __iter__(self) -> Iterator[Event]:
         try:
             for thread in self._threads:
                 thread.start()
@@ -106,7 +144,9 @@ class _Workers:
                 return
             self._events.put(Started(case))
             try:
-                execute_case(case, self._plan.run, self._folder, self._notebooks, self._switch)
+                execute_case(case, self._plan.run, self._folder, self._notebooks, self._switch, self._parents)
+                for cause in self._parents.news() if self._parents else ():
+                    self._events.put(Noticed(f"a cold kernel took over: {cause}"))
                 self._events.put(Finished(case, read_result(self._folder, self._plan.run, case)))
             except Stopped:
                 return
@@ -118,8 +158,17 @@ class _Workers:
                 return
 
 
-def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, switch: Switch | None = None) -> None:
+def execute_case(
+    case: PlannedCase,
+    run: str,
+    folder: Path,
+    notebooks: Path,
+    switch: Switch | None = None,
+    parents: Parents | None = None,
+) -> None:
     """Execute one case. Its notebook appears in the run's folder when it is complete, whatever its verdict.
+
+    Without ``parents`` its kernel is cold.
 
     Raises:
         Stopped: the switch was turned off; there is no notebook.
@@ -149,6 +198,7 @@ def execute_case(case: PlannedCase, run: str, folder: Path, notebooks: Path, swi
                     resources={"metadata": {"path": work}},
                     environment=kernel_environment(threads(case.weights)),
                     interpreter=interpreter(case.environment),
+                    parents=parents,
                     switch=switch,
                 )
             _bring_reproduction(Path(work), final)

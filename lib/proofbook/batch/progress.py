@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from proofbook.batch.local import Finished, Started
+from proofbook.batch.local import Event, Finished, Noticed, Started
 from proofbook.verdict import Verdict
 
 # running cases listed below the bar, at most
@@ -60,11 +60,13 @@ class Progress:
     ) -> None:
         self._stack.close()
 
-    def follow(self, events: Iterable[Started | Finished]) -> None:
+    def follow(self, events: Iterable[Event]) -> None:
         """Show each event as it comes."""
         for event in events:
             if isinstance(event, Started):
                 self._running[event.case.case] = time.monotonic()
+            elif isinstance(event, Noticed):
+                self._console.print(event.text, style="yellow", markup=False, soft_wrap=True, highlight=False)
             else:
                 self._done[event.result.case.verdict] += 1
                 self._announce(event, time.monotonic() - self._running.pop(event.case.case))

@@ -78,6 +78,7 @@ def execute_run(
     notebooks: Path,
     jobs: int,
     console: Console,
+    warm: bool = False,
 ) -> Ledger:
     """Execute what a run still lacks, write its ledger and close it.
 
@@ -87,6 +88,7 @@ def execute_run(
         notebooks: the folder of the category notebooks.
         jobs: how many cases run at a time.
         console: where to show the progress.
+        warm: whether cases run in warm kernels, as far as these can be had.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
@@ -100,7 +102,7 @@ def execute_run(
     with _interruptible_once():
         try:
             with (
-                closing(execute(plan, folder, notebooks, jobs, only=cases)) as events,
+                closing(execute(plan, folder, notebooks, jobs, only=cases, warm=warm)) as events,
                 Progress(console, len(cases)) as progress,
             ):
                 progress.follow(events)

@@ -83,6 +83,10 @@ def run(
     resume: Annotated[
         str | None, typer.Option(help="Run to continue (path, name or latest): its cases without a notebook.")
     ] = None,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold", help="Start each kernel anew, rather than fork it from one that has imported torch."),
+    ] = False,
     report: Annotated[bool, typer.Option(help="Render the summary at the end.")] = True,
 ) -> None:
     """Plan cases, execute their notebooks, close the ledger and render the summary.
@@ -105,7 +109,10 @@ def run(
         time_limit=time_limit,
         out=out,
     )
-    code = start_run(selection, jobs, report) if resume is None else continue_run(resume, selection, jobs, report)
+    if resume is None:
+        code = start_run(selection, jobs, report, cold)
+    else:
+        code = continue_run(resume, selection, jobs, report, cold)
     raise typer.Exit(code)
 
 

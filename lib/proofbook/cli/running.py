@@ -9,6 +9,7 @@ from rich.console import Console
 
 from proofbook.batch.ledger import Ledger
 from proofbook.batch.machine import MachineryFailed, cores, default_jobs, usable_targets
+from proofbook.batch.parents import unavailable
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
 from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
@@ -38,7 +39,7 @@ class Selection:
     out: Path | None
 
 
-def start_run(wanted: Selection, jobs: int | None, report: bool) -> int:
+def start_run(wanted: Selection, jobs: int | None, report: bool, cold: bool) -> int:
     """Plan and execute a new run; the exit status."""
     out, workbook = console(), root()
     catalog = load_catalog(workbook / "params")
@@ -65,16 +66,16 @@ def start_run(wanted: Selection, jobs: int | None, report: bool) -> int:
     folder = new_folder(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
     plan.save(folder)
-    return _execute(plan, folder, workbook, jobs, report, out)
+    return _execute(plan, folder, workbook, jobs, report, cold, out)
 
 
-def continue_run(name: str, wanted: Selection, jobs: int | None, report: bool) -> int:
+def continue_run(name: str, wanted: Selection, jobs: int | None, report: bool, cold: bool) -> int:
     """Execute the cases that a run still lacks; the exit status."""
     if any(asdict(wanted).values()):
-        raise WrongUsage("--resume continues a run as it was planned: only --jobs and --no-report go with it")
+        raise WrongUsage("--resume continues a run as it was planned: only --jobs, --cold and --no-report go with it")
     workbook = root()
     folder = find_run(name, workbook / "outputs")
-    return _execute(Plan.load(folder), folder, workbook, jobs, report, console())
+    return _execute(Plan.load(folder), folder, workbook, jobs, report, cold, console())
 
 
 def report_run(name: str) -> None:
@@ -84,17 +85,20 @@ def report_run(name: str) -> None:
     _report(folder, out)
 
 
-def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report: bool, out: Console) -> int:
+def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report: bool, cold: bool, out: Console) -> int:
     jobs = jobs or default_jobs()
     left = len(unfinished(plan, folder))
+    # a case a core imports no more often by itself than a parent for them would
+    warm = not cold and unavailable() is None and left > jobs
+    kernels = "warm" if warm else "cold"
     out.print(
         f"run {plan.run}: {left} of {len(plan.cases)} cases to execute on {', '.join(plan.targets)}; "
-        f"{jobs} at a time on {cores()} cores, in {shown(folder)}",
+        f"{jobs} at a time on {cores()} cores, in {kernels} kernels, in {shown(folder)}",
         highlight=False,
         soft_wrap=True,
     )
     try:
-        ledger = execute_run(plan, folder, workbook / "notebooks", jobs, out)
+        ledger = execute_run(plan, folder, workbook / "notebooks", jobs, out, warm)
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
         out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)

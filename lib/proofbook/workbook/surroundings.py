@@ -7,6 +7,10 @@ import torch
 
 from proofbook.runtimes.devices import detect
 
+WARM = "warm: a fork of a process that had imported torch and transformers"
+kernel = "cold: started for this case"
+"""How this process came to be; a warm parent, of which kernels are forked, sets it to :data:`WARM`."""
+
 _PACKAGES = ("proofbook", "torch", "transformers", "tokenizers", "numpy")
 
 
@@ -22,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def surroundings(device: str) -> dict[str, str]:
     """All that the summary of a run tells of the place where a case ran."""
-    return {**versions(), "machine": machine(), f"device {device}": detect(device).detail}
+    return {**versions(), "machine": machine(), "kernel": kernel, f"device {device}": detect(device).detail}
 
 
 def _version(package: str) -> str:
