@@ -105,10 +105,11 @@ def executors(folder: Path, parents: Parents) -> dict[str, Execute]:
     def by(**options: Any) -> Execute:
         return lambda source: papermill.execute_notebook(source, None, progress_bar=False, **options)
 
+    quiet = ["--log-level=50"]
     own = {"engine_name": "proofbook", "environment": kernel_environment(1), "request_save_on_cell_execute": False}
     return {
-        "papermill cold": by(),
-        "papermill warm": by(kernel_name=PROVISIONER),
+        "papermill cold": by(extra_arguments=quiet),
+        "papermill warm": by(kernel_name=PROVISIONER, extra_arguments=quiet),
         "batch cold": by(**own),
         "batch warm": by(**own, parents=parents),
     }

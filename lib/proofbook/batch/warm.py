@@ -26,16 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# what a kernel finds imported; each brings most of what it imports itself when it is used
+# what a kernel finds imported, beside the checks and tasks; each brings most of what it imports itself when it is used
 MODULES = (
-    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat", "matplotlib.pyplot"),
-    *(
-        "matplotlib_inline.backend_inline",
-        "torch",
-        "transformers",
-        "transformers.models.auto",
-        "proofbook.workbook.case",
-    ),
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat"),
+    *("matplotlib.pyplot", "matplotlib_inline.backend_inline", "PIL.Image", "scipy.stats", "torch", "transformers"),
+    *("transformers.models.auto", "transformers.generation.utils", "transformers.generation.candidate_generator"),
+    *("proofbook.workbook.case", "proofbook.runtimes.eager"),
 )
 # files that a process has open once it has spoken with a graphics card, whose driver does not survive a fork
 DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri")
@@ -124,8 +120,12 @@ def _prepare() -> None:
     check_forkable()  # whatever starts with Python may have started a thread
     for name in MODULES:
         importlib.import_module(name)
+    from proofbook.checks.registry import registered
+    from proofbook.subject.tasks import tasks
     from proofbook.workbook import surroundings
 
+    registered()
+    tasks()
     surroundings.kernel = surroundings.WARM
     gc.collect()
     gc.freeze()
