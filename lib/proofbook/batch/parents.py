@@ -146,6 +146,8 @@ class Parent:
     def close(self) -> None:
         """End it and all its kernels."""
         self._control.close()
+        if self._answer is None:  # it still imports, and would notice only afterwards
+            self.process.kill()
         self.process.wait()
 
     def _wait_until_ready(self) -> None:
