@@ -251,3 +251,9 @@ def processor_parts(cls: Any) -> list[str]:
     """The names of the parts of a composite class of processors."""
     parts = cls.get_attributes() if hasattr(cls, "get_attributes") else cls.attributes
     return list(parts)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Let a model compute its layers' activations again in the backward pass; late releases of 5 renamed the method."""
+    renamed = getattr(model, "activation_checkpointing_enable", None)
+    (renamed or model.gradient_checkpointing_enable)()

@@ -13,6 +13,7 @@ from proofbook.checks.goal import Cuts, Gradients
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import reference_model
+from proofbook.compat import checkpoint_activations
 
 # rounding grows on the way forth and back again: so many times what is allowed in outputs
 BACKWARD = 16.0
@@ -69,7 +70,7 @@ def gradient_checkpointing(trial: Trial) -> Observation:
     plain = copy.deepcopy(trial.model).train()
     usual = trial.goal.gradients(plain.get_submodule(trial.encoded.module), torch.float32, **uncached)
     model = copy.deepcopy(trial.model).train()
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     calls = _counted(model)
     found = trial.goal.gradients(model.get_submodule(trial.encoded.module), torch.float32, **uncached)
     if not calls:
