@@ -193,7 +193,8 @@ def test_checkpointing_finds_a_layer_that_computes_otherwise_when_it_is_called_a
 
 def test_checkpointing_that_never_happens_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = trial_of("llama")
-    monkeypatch.setattr(type(trial.model), "gradient_checkpointing_enable", lambda self: None)
+    for name in ("gradient_checkpointing_enable", "activation_checkpointing_enable"):
+        monkeypatch.setattr(type(trial.model), name, lambda self: None, raising=False)
     found = finding("gradient-checkpointing", trial)
     assert found.verdict is Verdict.FAIL
     assert found.observed == "nothing was checkpointed"
