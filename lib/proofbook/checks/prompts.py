@@ -2,17 +2,20 @@
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationMixin
 
 from proofbook.checks.compare import Comparison, compare, compare_all, errors_between
 from proofbook.checks.composing import Composer, other
 from proofbook.checks.generation import NEW, count_of, likeliest, observed, plain_configuration
 from proofbook.checks.hidden import without_padding
+from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import floor_outputs, truth_of
 
@@ -96,19 +99,35 @@ def picture_places(trial: Trial) -> Observation:
     row, starts, stops = _placed(composer)
     before = composer.scores(composer.alone(row))[0]
     comparisons, still = [], []
+    evidence: dict[str, Any] = {}
     for which, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         after = composer.scores(composer.alone(other(row, which)))[0]
         own = f"{composer.sees} {which}"
         if start and not trial.decoder.not_causal:
             note = f", before {own}"
             comparisons += trial.agree({"logits": after[:start]}, {"logits": before[:start]}, note)
+            evidence = evidence or {"prompt": composer.alone(row), "start": start}
         for place in {start, stop - 1}:
             if not _moved(trial, before[place : place + 1], after[place : place + 1]):
                 still.append(f"{own} does not change its token {place}")
     allowed = f"1 before the tokens of each of {len(starts)} {composer.sees}s, and they change"
     if comparisons:
-        return _with(Observation.of(comparisons, allowed), still)
+        return replace(_with(Observation.of(comparisons, allowed), still), evidence=evidence)
     return Observation(not still, f"{len(still)} tokens unchanged", "0", "; ".join(still))
+
+
+@reproduces(picture_places)
+def earlier_tokens_see_no_picture(
+    model: nn.Module, prompt: Mapping[str, Any], start: int, dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """Other pictures change nothing before the first of their tokens."""
+    others = {
+        name: -value if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in prompt.items()
+    }
+    before, after = (call(model, given, dtype)["logits"][:, :start] for given in (prompt, others))
+    true, floor = (eager(model, prompt, one)["logits"][:, :start] for one in (torch.float64, dtype))
+    agree({"logits": after}, {"logits": before}, {"logits": floor.double() - true}, tolerance)
 
 
 @check

@@ -1,13 +1,17 @@
 """Is sound read right: by its features, whatever it is padded with, and as the words that are written of it?"""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison, compare, errors_between
+from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
 from proofbook.checks.trial import Trial
 from proofbook.subject.processors import part_of
@@ -63,15 +67,41 @@ def padded_sound(trial: Trial) -> Observation:
         raise NotApplicable(f"{type(extractor).__name__} makes no mask of what it pads")
     if "input_ids" in trial.inputs or "audio_codes" in trial.outputs:
         raise NotApplicable("its outputs are not frames of one recording")
-    comparisons = []
-    for row in range(size):
+    comparisons: dict[int, list[Comparison]] = {row: [] for row in range(size)}
+    for row in comparisons:
         for name, alone in trial.run(_alone(trial, row)).items():
             together = trial.outputs[name]
             if not alone.dim() or together.dim() != alone.dim() or (together.shape[0], alone.shape[0]) != (size, 1):
                 continue
             own = together[row][tuple(slice(length) for length in alone.shape[1:])]
-            comparisons += trial.agree({name: alone[0]}, {name: own}, f", row {row}")
-    return Observation.of(comparisons, f"1 on the frames of each of {size} rows")
+            comparisons[row] += trial.agree({name: alone[0]}, {name: own}, f", row {row}")
+    every = [one for several in comparisons.values() for one in several]
+    if not every:
+        raise NotApplicable("no output has one entry a row")
+    worst = max(comparisons, key=lambda row: max((one.ratio for one in comparisons[row]), default=0.0))
+    return replace(Observation.of(every, f"1 on the frames of each of {size} rows"), evidence={"row": worst})
+
+
+@reproduces(padded_sound)
+def recording_alone(
+    model: nn.Module, inputs: Mapping[str, Any], row: int, dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """A recording alone, without padding, gives on its own frames what it gives beside longer ones."""
+    mask = inputs["attention_mask"]
+    own = int(mask[row].sum())
+    single = {
+        name: value[row : row + 1, :own] if value.shape[:2] == mask.shape else value[row : row + 1]
+        for name, value in inputs.items()
+    }
+    alone, batch, true, floor = (
+        call(model, single, dtype),
+        call(model, inputs, dtype),
+        eager(model, single, torch.float64),
+        eager(model, single, dtype),
+    )
+    for name in alone.keys() & {"logits", "last_hidden_state", "encoder_last_hidden_state"}:
+        part = batch[name][row : row + 1, : alone[name].shape[1]]
+        agree({name: alone[name]}, {name: part}, {name: floor[name].double() - true[name]}, tolerance)
 
 
 @check
