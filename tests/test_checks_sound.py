@@ -62,6 +62,13 @@ def test_a_filter_bank_covers_every_frequency_between_its_ends_once(scale: str) 
     assert np.allclose(bank[inside].sum(1), 1, atol=0.1)
 
 
+def test_padding_that_an_extractor_normalises_is_found() -> None:
+    assert verdict("padded-samples", trial_of("unispeech")) is Verdict.PASS
+    unmasked = trial_of("unispeech")
+    part_of(unmasked.processor, "feature_extractor").return_attention_mask = False
+    assert verdict("padded-samples", unmasked) is Verdict.FAIL
+
+
 def test_padding_that_a_model_reads_is_found() -> None:
     trial = trial_of("unispeech")
     assert verdict("padded-sound", trial) is Verdict.PASS

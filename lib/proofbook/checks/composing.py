@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proofbook.checks.trial import Trial
 
 # what processors raise for what they do not take
-_REFUSALS = (ValueError, TypeError, IndexError, KeyError, AttributeError)
+_REFUSALS = (ValueError, TypeError, IndexError, KeyError, AttributeError, StopIteration, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Composer:
             raise NotApplicable(f"{name} reads no prompt and pictures in one sequence")
         if logits is None or logits.dim() != 3 or logits.shape[1] < tokens.shape[1]:
             raise NotApplicable(f"{name} has no scores for each token of its input")
+        if not any(isinstance(value, Tensor) and value.is_floating_point() for value in trial.inputs.values()):
+            raise NotApplicable(f"{name} is given no pictures")
         return cls(trial)
 
     @property
@@ -81,7 +83,7 @@ class Composer:
             except _REFUSALS as refusal:
                 refused = refused or refusal
         numbers = " and ".join(map(str, sorted(counts)))
-        raise NotApplicable(f"its processor refuses rows of {numbers} {self.sees}s: {refused}") from refused
+        raise NotApplicable(f"its processor refuses rows of {numbers} {self.sees}s: {refused!r}") from refused
 
     def alone(self, row: Row) -> dict[str, Any]:
         """The arguments of a forward call for one prompt."""

@@ -15,6 +15,7 @@ from proofbook.checks.reproduction import reproduces
 from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
 from proofbook.checks.trial import Trial
 from proofbook.subject.processors import part_of
+from proofbook.subject.samples.audio import recordings
 from proofbook.subject.tasks.audio import SpeechRecognition
 from proofbook.subject.tasks.task import Row
 
@@ -56,6 +57,28 @@ def sound_features(trial: Trial) -> Observation:
 
 
 @check
+def padded_samples(trial: Trial) -> Observation:
+    """Recordings of unlike lengths, padded by the extractor, are what each is alone, and then its padding value."""
+    extractor = _extractor(trial)
+    clips = [recording.samples for recording in recordings(extractor.sampling_rate)]
+
+    def made(sounds: list[Any]) -> Tensor:
+        given = extractor(sounds, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt")
+        return torch.as_tensor(given["input_values"]) if "input_values" in given else torch.empty(0)
+
+    together, tolerance = made(clips), trial.tolerances["float32"]
+    if together.shape[-1:] < (max(map(len, clips)),):
+        raise NotApplicable(f"{type(extractor).__name__} makes no samples of samples")
+    comparisons: list[Comparison] = []
+    for row, samples in enumerate(clips):
+        own, rest = together[row, ..., : len(samples)], together[row, ..., len(samples) :]
+        alone = made([samples])[0, ..., : len(samples)]
+        comparisons.append(compare(f"samples, row {row}", own, alone, tolerance))
+        comparisons.append(compare(f"padding, row {row}", rest, torch.full_like(rest, _filler(extractor)), tolerance))
+    return Observation.of(comparisons, f"1 in each of {len(clips)} rows")
+
+
+@check
 def padded_sound(trial: Trial) -> Observation:
     """A recording alone, without padding, gives on its own frames what it gives beside longer ones."""
     extractor = _hearing(trial)
@@ -65,11 +88,15 @@ def padded_sound(trial: Trial) -> Observation:
         raise NotApplicable("its group norm over time sees the padding: its checkpoints are trained without a mask")
     if len(lengths) < 2 or not extractor.return_attention_mask:
         raise NotApplicable(f"{type(extractor).__name__} makes no mask of what it pads")
-    if "input_ids" in trial.inputs or "audio_codes" in trial.outputs:
+    if "input_ids" in trial.inputs or {"audio_codes", "audio_values"} & set(trial.outputs):
         raise NotApplicable("its outputs are not frames of one recording")
     comparisons: dict[int, list[Comparison]] = {row: [] for row in range(size)}
     for row in comparisons:
-        for name, alone in trial.run(_alone(trial, row)).items():
+        inputs = _alone(trial, row)
+        other = [name for name, value in inputs.items() if not _begins(trial.inputs[name][row], value[0])]
+        if other:
+            raise NotApplicable(f"its processor makes {', '.join(other)} of a recording alone in another way")
+        for name, alone in trial.run(inputs).items():
             together = trial.outputs[name]
             if not alone.dim() or together.dim() != alone.dim() or (together.shape[0], alone.shape[0]) != (size, 1):
                 continue
@@ -183,6 +210,12 @@ def _alone(trial: Trial, row: int) -> dict[str, Any]:
     return dict(trial.task.encode(trial.subject, rows).inputs)
 
 
+def _begins(whole: Tensor, part: Tensor) -> bool:
+    """Whether a row's input begins with what it is alone, up to rounding."""
+    own = whole[tuple(slice(length) for length in part.shape)]
+    return own.shape == part.shape and torch.allclose(own.double(), part.double(), rtol=1e-3, atol=1e-3)
+
+
 def _collapsed(labels: list[int], tokenizer: Any) -> str:
     """CTC: of labels that repeat one is kept, then blanks are left out; a word ends at the delimiter."""
     kept = [label for at, label in enumerate(labels) if at == 0 or label != labels[at - 1]]
@@ -197,7 +230,7 @@ def _generated(trial: Trial, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     asked = {"max_new_tokens": WORDS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         made = trial.model.generate(**trial.session.place(given), **asked)
-    if getattr(made, "logits", None) is None:
-        raise NotApplicable("its generate gives no scores")
+    if not isinstance(getattr(made, "logits", None), tuple):
+        raise NotApplicable("its class has a generate of its own, which gives no scores of each step")
     scores = torch.stack(made.logits, dim=1).float().cpu()
     return made.sequences[:, -scores.shape[1] :].cpu(), scores

@@ -174,7 +174,9 @@ def dialogue(subject: Subject, row: Row) -> str:
     """What is asked about pictures or a clip, as the processor wants it: a dialogue by its chat template, if any."""
     if getattr(subject.processor, "chat_template", None) is None:
         return str(row.text)
-    seen = [{"type": "image"}] * len(row.images) + [{"type": "video"}] * (row.video is not None)
+    pictures = [[{"type": "image"}, {"type": "text", "text": " and "}] for _ in row.images]
+    # pictures side by side could not be told apart where templates set no marks around them
+    seen = [part for picture in pictures for part in picture][:-1] + [{"type": "video"}] * (row.video is not None)
     turns = [{"role": "user", "content": [*seen, {"type": "text", "text": row.text}]}]
     return str(subject.processor.apply_chat_template(turns, add_generation_prompt=True))
 
