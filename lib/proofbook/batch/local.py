@@ -132,6 +132,8 @@ class _Workers:
                 yield event
         finally:
             self._switch.off()
+            if self._parents:  # a thread may wait for one that still imports
+                self._parents.close()
             for thread in self._threads:
                 if thread.ident is not None:  # it was started
                     thread.join()

@@ -145,9 +145,10 @@ class Parent:
 
     def close(self) -> None:
         """End it and all its kernels."""
-        self._control.close()
         if self._answer is None:  # it still imports, and would notice only afterwards
             self.process.kill()
+        with self._lock:
+            self._control.close()
         self.process.wait()
 
     def _wait_until_ready(self) -> None:
@@ -172,9 +173,15 @@ class Parents(AbstractContextManager["Parents"]):
         self._parents: dict[tuple[str, frozenset[tuple[str, str]]], Parent] = {}
         self._refusals: set[str] = set()
         self._told: set[str] = set()
+        self._closed = False
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all parents and their kernels; from now on kernels are cold. Twice does no harm."""
         with self._lock:
+            self._closed = True
             while self._parents:
                 self._parents.popitem()[1].close()
 
@@ -189,6 +196,8 @@ class Parents(AbstractContextManager["Parents"]):
         at_import = {name: value for name, value in environment.items() if name not in _OWN}
         key = (interpreter, frozenset(at_import.items()))
         with self._lock:
+            if self._closed:
+                raise Cold("the processes to fork from have been ended")
             if key not in self._parents:
                 self._parents[key] = Parent(interpreter, at_import)
             return self._parents[key]

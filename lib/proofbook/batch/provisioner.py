@@ -49,5 +49,5 @@ class WarmProvisioner(LocalProvisioner):  # type: ignore[misc]
 def _of_this_process() -> Parents:
     """The parents of kernels that no batch has asked for; they end with this process."""
     parents = Parents()
-    atexit.register(parents.__exit__)
+    atexit.register(parents.close)
     return parents
