@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -15,9 +16,10 @@ from transformers.models.auto import modeling_auto
 from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.influence import Measure, arranged
+from proofbook.checks.padding import require_separate
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.signal import kept_ids, only_drawn
-from proofbook.checks.streams import slice_row, sliceable
+from proofbook.checks.streams import Stream, slice_row, sliceable
 from proofbook.checks.trial import Trial
 from proofbook.checks.vary import Fixed
 from proofbook.subject.checkpoint import load_model
@@ -28,6 +30,8 @@ HEADS = 6
 # what a loss is computed of
 _TARGETS = ("labels", "start_positions", "end_positions", "next_sentence_label", "sentence_order_label")
 _MORE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+# inputs that have an entry a token, and mean the same wherever it stands
+_PLAIN = ("token_type_ids",)
 # how many answers a head that chooses among several is given
 CHOICES = 2
 # the label of what no loss counts
@@ -65,7 +69,7 @@ def order_of_tokens(trial: Trial) -> Observation:
 
 
 def _exchanged(trial: Trial, ids: Tensor) -> Tensor:
-    """Each row with the first of its plain tokens and the last that differs from it in each other's place."""
+    """Each row with the first of its plain tokens and the next that differs from it in each other's place."""
     kept = torch.tensor(sorted(kept_ids(trial)), dtype=ids.dtype)
     mask = trial.inputs.get("attention_mask")
     seen = (
@@ -76,9 +80,59 @@ def _exchanged(trial: Trial, ids: Tensor) -> Tensor:
         places = usable.nonzero().flatten()
         others = [int(place) for place in places if ids[row, place] != ids[row, places[0]]]
         if others:
-            pair = [int(places[0]), others[-1]]
+            pair = [int(places[0]), others[0]]
             exchanged[row, pair] = ids[row, pair[::-1]]
     return exchanged
+
+
+@check
+def packed_rows(trial: Trial) -> Observation:
+    """Rows in one sequence, kept apart by a mask of tokens × tokens and by positions, give what each gives alone."""
+    require_separate(trial)
+    # the library's own maker of masks, which hands one of four dimensions on as it is
+    if trial.model.can_generate() or not hasattr(
+        sys.modules[type(trial.model).__module__], "create_bidirectional_mask"
+    ):
+        raise NotApplicable("its code makes masks of its own, which may take none of tokens × tokens")
+    if {"position_ids", "attention_mask"} - inspect.signature(trial.called.forward).parameters.keys():
+        raise NotApplicable("it takes no positions beside a mask")
+    if not {"input_ids", "attention_mask"} <= trial.inputs.keys() <= {"input_ids", "attention_mask", *_PLAIN}:
+        raise NotApplicable("it reads more than tokens")
+    if len(set(getattr(trial.config, "layer_types", None) or ())) > 1:
+        raise NotApplicable("its layers see unlike windows, which one mask for all of them would open")
+    stream = Stream("input_ids", "attention_mask")
+    rows = [stream.unpadded(slice_row(trial.inputs, row)) for row in range(len(trial.rows))]
+    starts = [_numbered(trial, row) for row in rows]
+    alone = [trial.run(row) for row in rows]
+    lengths = [stream.length(row) for row in rows]
+    blocks = torch.block_diag(*(torch.ones(length, length) for length in lengths)) > 0
+    mask = torch.zeros(blocks.shape).masked_fill(~blocks, torch.finfo(getattr(torch, trial.target.dtype)).min)
+    packed = {name: torch.cat([row[name] for row in rows], dim=1) for name in rows[0]}
+    packed |= {"attention_mask": mask[None, None], "position_ids": torch.cat(starts, dim=1)}
+    try:
+        together = trial.run(packed)
+    except RuntimeError as error:  # what reads the mask beside its attention
+        raise NotApplicable(f"it takes no mask of tokens × tokens: {error}") from error
+    comparisons = []
+    for row, (outputs, length) in enumerate(zip(alone, lengths, strict=True)):
+        at = sum(lengths[:row])
+        for name, one in outputs.items():
+            if one.dim() > 1 and one.shape[:2] == (1, length) and name in together:
+                comparisons += trial.agree({name: together[name][:, at : at + length]}, {name: one}, f", row {row}")
+    if not comparisons:
+        raise NotApplicable("no output has an entry a token")
+    return Observation.of(comparisons, f"1 in each of {len(rows)} rows")
+
+
+def _numbered(trial: Trial, row: Mapping[str, Any]) -> Tensor:
+    """The positions that the model itself gives a row without padding: from 0, or from behind that of padding."""
+    length, padding = row["input_ids"].shape[1], getattr(trial.config, "pad_token_id", None)
+    expected = trial.run(row)
+    for first in (0, (padding or 0) + 1):
+        positions = torch.arange(first, first + length)[None]
+        if all(one.passed for one in trial.agree(trial.run({**row, "position_ids": positions}), expected)):
+            return positions
+    raise NotApplicable("its positions are counted from neither 0 nor the padding token")
 
 
 @check
@@ -103,7 +157,7 @@ def heads(trial: Trial) -> Observation:
             with seeded(trial.seed):
                 spec = trial.spec.model_copy(update={"model_class": name})
                 model = load_model(spec, trial.folder, dtype, other_head=True).model
-        except ValueError as reason:  # in words, that the configuration lacks what this head needs
+        except (ValueError, TypeError) as reason:  # the configuration lacks, or leaves open, what this head needs
             refused.append(f"{name}: {reason}")
             continue
         comparisons += [_carried(name, trial.model, model)]

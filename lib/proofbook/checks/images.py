@@ -29,10 +29,12 @@ def every_corner(trial: Trial) -> Observation:
     """A patch changed in each corner of a picture, the far ones too, moves outputs far beyond the tolerance."""
     only_drawn(trial)
     pixels = pictures(trial)[:1]
-    if not sliceable(trial.inputs, len(trial.rows)):
-        raise NotApplicable("the inputs of several rows are packed into one tensor")
+    if pixels.dim() != 4 or not sliceable(trial.inputs, len(trial.rows)):
+        raise NotApplicable("a row has not one picture, or the inputs of several rows are packed into one tensor")
     corners = _corners(trial, pixels)
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)) * pixels.std()
+    if getattr(trial.config, "mask_ratio", 0):
+        raise NotApplicable("it hides most of a picture from itself, at random")
     batch = rows_of(slice_row(trial.inputs, 0), torch.zeros(len(corners), dtype=torch.long))
     batch["pixel_values"] = torch.cat([torch.where(corner, pixels + noise, pixels) for corner in corners.values()])
     whole = {name: one[:1] for name, one in trial.outputs.items() if one.dim()}
@@ -91,7 +93,11 @@ def resolution(trial: Trial) -> Observation:
             raise
         raise NotApplicable(f"it takes pictures of one size: {type(error).__name__}: {str(error)[:120]}") from error
     height, width = inputs["pixel_values"].shape[-2:]
-    comparisons, _ = against_truth(trial, trial.called, inputs, f", {height} × {width}")
+    if getattr(trial.config, "two_stage", False):
+        raise NotApplicable(
+            "what it says rests on the ranks of proposals, and two of another picture's may be near a tie"
+        )
+    comparisons, _ = against_truth(trial, trial.called, inputs, f", {height} × {width}", trial.noise)
     if interpolates:
         comparisons += trial.agree(trial.run(trial.inputs | asked), trial.outputs, ", interpolated to its own size")
     return Observation.of(comparisons, "1 in each output", executions=trial.beside_truth)

@@ -155,6 +155,17 @@ def _plain(trial: Trial, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return places, others
 
 
+def require_separate(trial: Trial) -> None:
+    """Raise :class:`NotApplicable` for an architecture in which what stands beside a row matters by design."""
+    if getattr(trial.config, "attention_type", None) == "block_sparse":
+        raise NotApplicable("which blocks of tokens see each other depends on the length of the batch")
+    if trial.subject.options.get("padding") == "max_length":
+        raise NotApplicable("its texts are all padded to one length, as it was trained")
+    for name, reason in _MIXED.items():
+        if getattr(trial.config, name, None):
+            raise NotApplicable(f"the architecture has {reason} ({name}), and no mask there")
+
+
 @dataclass(frozen=True)
 class _Text:
     """The rows of a trial, each alone, by the stream of tokens that is padded."""
@@ -215,13 +226,7 @@ class _Text:
 
     def require_separate(self) -> None:
         """Raise :class:`NotApplicable` for an architecture in which padding beside a token matters by design."""
-        if getattr(self.trial.config, "attention_type", None) == "block_sparse":
-            raise NotApplicable("which blocks of tokens see each other depends on the length of the batch")
-        if self.trial.subject.options.get("padding") == "max_length":
-            raise NotApplicable("its texts are all padded to one length, as it was trained")
-        for name, reason in _MIXED.items():
-            if getattr(self.trial.config, name, None):
-                raise NotApplicable(f"the architecture has {reason} ({name}), and no mask there")
+        require_separate(self.trial)
 
     def require_mask(self) -> None:
         """Raise :class:`NotApplicable` for a class that takes a mask and does not read it."""

@@ -189,6 +189,8 @@ def _method(trial: Trial, kind: str, *names: str) -> Any:
     method = getattr(trial.processor, f"post_process_{kind}", None)
     if method is None:
         raise NotApplicable(f"its processor has no post_process_{kind}")
+    if hasattr(trial.processor, "do_split_image"):
+        raise NotApplicable("its processor joins the maps of parts of a picture")
     missing = [name for name in names if name not in trial.outputs]
     if missing:
         raise NotApplicable(f"the class returns no {' and no '.join(missing)}")
