@@ -13,7 +13,7 @@ from proofbook.verdict import Verdict
 from test_checks import changed, trial_of, verdict
 
 CLEAN = {
-    "bert": ["order-of-tokens", "heads"],
+    "bert": ["order-of-tokens", "packed-rows", "heads"],
     "vit": ["every-corner", "order-of-patches", "resolution", "channels-last"],
     "resnet": ["resolution", "channels-last", "feature-maps"],
     "detr": ["detections", "every-corner"],
@@ -64,6 +64,16 @@ def test_order_finds_positions_that_are_not_read(model: str, name: str) -> None:
         if "position_embeddings" in key:
             parameter.data.zero_()
     assert verdict(name, trial) is Verdict.FAIL
+
+
+def test_packed_rows_find_a_mask_of_tokens_by_tokens_that_is_dropped() -> None:
+    def before(_: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        mask = kwargs["attention_mask"]
+        return args, {**kwargs, "attention_mask": mask if mask.dim() == 2 else torch.zeros_like(mask)}
+
+    trial = trial_of("bert")
+    trial.model.register_forward_pre_hook(before, with_kwargs=True)
+    assert verdict("packed-rows", trial) is Verdict.FAIL
 
 
 def test_resolution_finds_positions_that_change_when_interpolated() -> None:
