@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 from transformers.models.auto import modeling_auto
 
+from proofbook.catalog import Weights
 from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.influence import Measure, arranged
@@ -138,6 +139,8 @@ def _numbered(trial: Trial, row: Mapping[str, Any]) -> Tensor:
 @check
 def heads(trial: Trial) -> Observation:
     """Each head that the architecture has, on the weights of the checkpoint, is right by float64; so is its loss."""
+    if trial.weights is not Weights.TINY:
+        raise NotApplicable("a checkpoint holds the weights of its own head alone; asked of tiny weights")
     names = [name for name in _head_classes(trial.config.model_type) if name != trial.spec.model_class][:HEADS]
     if not names or trial.encoded.module or trial.config.is_encoder_decoder:
         raise NotApplicable("the architecture has no further head, or an encoder and a decoder to put one on")
