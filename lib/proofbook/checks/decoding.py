@@ -25,6 +25,15 @@ MOST = 24
 LEAST = 6
 # tokens behind a prompt's picture or sound where no placeholder says where that ends
 TAIL = 4
+# by the name of a setting: what mixes neighbouring tokens whatever the mask says, as the architecture was published
+_MIXED = {
+    "conv_kernel_size": "a convolution over the tokens",
+    "trigram_input": "an embedding made of three neighbouring tokens",
+    "downsampling_rate": "tokens merged with their neighbours",
+    "pooling_type": "tokens pooled with their neighbours",
+    "compress_rates": "keys and values that stand for blocks of neighbouring tokens",
+    "num_landmarks": "landmarks that are means of segments of the batch's length",
+}
 _PLACEHOLDER = re.compile(r"(image|img|video|vision|audio|speech|media).*token|context_token")
 
 
@@ -269,3 +278,9 @@ class Decoder:
 def parameters(trial: "Trial") -> frozenset[str]:
     """The names of the arguments that ``forward`` declares."""
     return frozenset(inspect.signature(type(trial.model).forward).parameters)
+
+
+def mixes_neighbours(trial: "Trial") -> str:
+    """What of the architecture lets padding beside a token matter, in words; empty where nothing does."""
+    found = ((name, reason) for name, reason in _MIXED.items() if getattr(trial.config, name, None))
+    return next((f"the architecture has {reason} ({name}), and no mask there" for name, reason in found), "")

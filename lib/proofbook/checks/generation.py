@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
 
 from proofbook.checks.compare import Comparison
-from proofbook.checks.decoding import Decoder
+from proofbook.checks.decoding import Decoder, mixes_neighbours
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.streams import rows_of
 from proofbook.checks.trial import Trial
@@ -156,13 +156,16 @@ def _written(trial: Trial, **how: Any) -> _Written:
 
 
 def _prompts(trial: Trial, decoder: Decoder) -> dict[str, Any]:
-    """The rows as ``generate`` takes them: padded on the left, but for those of a model without a mask; with pictures
-    as the processor gives them, or the longest row alone where that pads on the right."""
+    """The rows as ``generate`` takes them: padded on the left, but for those of a model to which padding matters.
+
+    With pictures they are as the processor gives them, or the longest row alone where that pads on the right.
+    """
     if decoder.is_second:
         return dict(trial.inputs)
     if decoder.has_text_alone:
         last = getattr(trial.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if not decoder.reads_mask or (last is not None and decoder.stream.length(trial.inputs) + NEW > last):
+        alike = not decoder.reads_mask or bool(mixes_neighbours(trial))
+        if alike or (last is not None and decoder.stream.length(trial.inputs) + NEW > last):
             return decoder.prompt
         rows = [decoder.row(row) for row in range(len(trial.rows))]
         return decoder.stream.batch(rows, "left", _pad(trial))

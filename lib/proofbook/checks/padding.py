@@ -15,21 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison
-from proofbook.checks.decoding import parameters
+from proofbook.checks.decoding import mixes_neighbours, parameters
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.signal import kept_ids
 from proofbook.checks.streams import Side, Stream, rows_of, slice_row, sliceable
 from proofbook.checks.trial import Trial
 
 _POSITIONS = re.compile(r"(^|.*\.)(wpe|positions?_emb\w*|embed_positions?|positional_emb\w*|pos_emb\w*|pos_encoder)")
-# by the name of a setting: what mixes neighbouring tokens whatever the mask says, as the architecture was published
-_MIXED = {
-    "conv_kernel_size": "a convolution over the tokens",
-    "trigram_input": "an embedding made of three neighbouring tokens",
-    "downsampling_rate": "tokens merged with their neighbours",
-    "pooling_type": "tokens pooled with their neighbours",
-    "num_landmarks": "landmarks that are means of segments of the batch's length",
-}
 # tokens that are decoded behind padded prompts
 DECODED = 3
 # bits of a mask that are taken away one by one
@@ -161,9 +153,8 @@ def require_separate(trial: Trial) -> None:
         raise NotApplicable("which blocks of tokens see each other depends on the length of the batch")
     if trial.subject.options.get("padding") == "max_length":
         raise NotApplicable("its texts are all padded to one length, as it was trained")
-    for name, reason in _MIXED.items():
-        if getattr(trial.config, name, None):
-            raise NotApplicable(f"the architecture has {reason} ({name}), and no mask there")
+    if mixed := mixes_neighbours(trial):
+        raise NotApplicable(mixed)
 
 
 @dataclass(frozen=True)
