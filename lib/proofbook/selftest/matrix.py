@@ -69,7 +69,7 @@ def _line(fault: str, several: Sequence[Planted]) -> Line:
 def _each(calls: Sequence["partial[T]"], jobs: int) -> Iterator[T]:
     # spawned, for a forked process would inherit the threads of torch
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=200) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         waiting: list[Future[T]] = [pool.submit(call) for call in calls]
         try:
             for future in as_completed(waiting):

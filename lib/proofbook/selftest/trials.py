@@ -1,13 +1,14 @@
 """One fault in one model, or one clean model: does the battery say what it should?"""
 
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
 import torch
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.registry import Check, Finding, NotApplicable, examine, registered
@@ -98,6 +99,8 @@ def _findings(trial: Trial) -> Iterator[Finding]:
 def _trial(model: str, target: str, seed: int) -> Trial:
     torch.set_num_threads(1)
     disable_progress_bar()
+    set_verbosity_error()  # a planted fault is warned of, over and over
+    warnings.simplefilter("ignore")
     catalog = load_catalog()
     return Trial(catalog.model(model), catalog.target(target), Weights.TINY, seed, catalog.tolerances)
 
