@@ -157,7 +157,7 @@ def test_a_model_of_an_older_release_runs_in_its_environment(tmp_path: Path) -> 
     found = scraps.read(tmp_path / "run" / case.notebook).case
     assert (found.case, found.environment) == ("van@cpu@transformers-4.57", "transformers-4.57")
     assert found.versions["transformers"] == entry.pins["transformers"]
-    assert found.verdict is Verdict.PASS, found.reason
+    assert found.verdict is Verdict.XFAIL, found.reason  # what that release is known for
     remove(entry.name)
     assert environments.made() == {}
     assert not kernelspec_of(entry.name).exists()

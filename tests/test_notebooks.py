@@ -46,7 +46,7 @@ def test_papermill_alone_runs_each_notebook(category: Category, tmp_path: Path) 
         str(notebooks_dir() / f"{category}.ipynb"), str(path), kernel_name="python3", progress_bar=False
     )
     scraps = read(path)
-    assert scraps.case.verdict is Verdict.PASS
+    assert scraps.case.verdict in (Verdict.PASS, Verdict.XFAIL)
     assert scraps.case.category is category
     assert scraps.case.checks == len(scraps.checks) > 10
     assert path.stat().st_size < MEGABYTE

@@ -173,6 +173,8 @@ class Model(Entry):
     tiny: Exception_ | None = None
     # inputs and parameters that this class takes and that move none of its outputs: patterns of names, and why
     idle: Idles = {}
+    # why a forward call draws noise in evaluation mode, where it does by design
+    noise: Reason | None = None
     known_faults: tuple[KnownFault, ...] = ()
 
 

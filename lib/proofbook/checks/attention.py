@@ -1,6 +1,7 @@
 """Do the implementations of attention agree, and is the one that was asked for the one that ran?"""
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from transformers.utils import is_flash_attn_2_available
 from proofbook.checks.compare import Comparison
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
+from proofbook.verdict import Blocked
 
 # the flag by which a class claims an implementation; eager needs none
 _CLAIMS = {
@@ -40,8 +42,15 @@ def attention_implementations(trial: Trial) -> Observation:
         try:
             chosen = _choosing(trial, copied, name)
             # flex attention as torch computes it without compiling, which takes many seconds
-            with _watched() as calls, _Kernels() as kernels, torch.compiler.set_stance("force_eager"):
+            with (
+                _watched() as calls,
+                _Kernels() as kernels,
+                torch.compiler.set_stance("force_eager"),
+                warnings.catch_warnings(action="ignore"),  # which torch warns of
+            ):
                 outputs = trial.run_with(chosen)
+        except Blocked:
+            raise
         except Exception as error:  # the library's own refusal in words, or whatever a wrong combination raises
             what = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
             said = isinstance(error, ValueError | NotImplementedError | ImportError) and name.partition("_")[0] in what

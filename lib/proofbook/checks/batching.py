@@ -28,7 +28,7 @@ def batch_matches_single(trial: Trial) -> Observation:
     every = [one for several in comparisons.values() for one in several]
     if not every:
         raise NotApplicable("no output has one entry a row")
-    if not all(one.passed for one in every) and trial.draws_noise:
+    if not all(one.passed for one in every) and trial.spec.noise:
         raise NotApplicable("a forward call draws noise, and how much of it comes before a row depends on the batch")
     worst = max(comparisons, key=lambda row: max((one.ratio for one in comparisons[row]), default=0.0))
 

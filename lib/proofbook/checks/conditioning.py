@@ -35,7 +35,9 @@ def undetermined(trial: Trial, names: Collection[str]) -> set[str]:
     rounding to the trial's dtype changes it: a choice lies within it, of a code, an expert or a mask."""
     found: set[str] = set()
     eps = torch.finfo(getattr(torch, trial.target.dtype)).eps
-    true = without_padding({name: one for name, one in trial.truth.outputs.items() if name in names}, trial.inputs)
+    # as the model is now: what is wrong with it, if anything, moves nothing by itself
+    plain = run_reference(reference_model(trial.called, torch.float64), trial.inputs, torch.float64)
+    true = without_padding({name: one for name, one in plain.items() if name in names}, trial.inputs)
     for draw in range(DRAWS):
         model = reference_model(trial.called, torch.float64)
         generator = torch.Generator().manual_seed(draw)

@@ -85,15 +85,19 @@ def shapes_are_documented(
 
 @check
 def deterministic(trial: Trial) -> Observation:
-    """Calls with the same inputs give the same bits: at once again, and in eval mode after a time in train mode."""
+    """The same inputs give the same bits: at once again, after a time in train mode, and from another seed."""
     again = differing(trial.outputs, trial.run())
     trial.model.train().eval()
     toggled = differing(trial.outputs, trial.run())
+    noise = trial.spec.noise
+    random = trial.draws_noise
+    said = f"draws noise, by design: {noise}" if noise else ", ".join((again or toggled or random)[:5])
     return Observation(
-        passed=not again and not toggled,
-        observed=f"{len(again)} of {len(trial.outputs)} outputs differ at once, {len(toggled)} after train mode",
-        allowed="0",
-        detail=", ".join((again or toggled)[:5]),
+        passed=not again and not toggled and bool(random) == bool(noise),
+        observed=f"{len(again)} of {len(trial.outputs)} outputs differ at once, {len(toggled)} after train mode, "
+        f"{len(random)} from another seed",
+        allowed="0, 0, 1 or more" if noise else "0",
+        detail=said,
     )
 
 

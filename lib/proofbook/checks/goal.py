@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from proofbook.checks import truth
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
 from proofbook.runtimes.outputs import attached, is_cache
@@ -112,11 +113,16 @@ class Cuts(TorchFunctionMode):
         computed = isinstance(result, Tensor) and result.is_floating_point()
         if cut and computed and any(isinstance(one, Tensor) and one.requires_grad for one in args):
             frame: FrameType | None = sys._getframe(1)
-            while frame is not None and {"torch", "proofbook"} & set(Path(frame.f_code.co_filename).parts[-6:]):
+            while frame is not None and _between(Path(frame.f_code.co_filename)):
                 frame = frame.f_back
             if frame is not None and "transformers" in Path(frame.f_code.co_filename).parts:
                 self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
         return result
+
+
+def _between(file: Path) -> bool:
+    """Whether code of a file only hands calls on: torch, and the mode that computes in float64."""
+    return "torch" in file.parts[-6:] or file == Path(truth.__file__)
 
 
 @contextmanager

@@ -219,9 +219,9 @@ class Trial:
         ]
 
     @cached_property
-    def draws_noise(self) -> bool:
-        """Whether a forward call draws noise of its own, so that another seed gives other outputs."""
-        return bool(differing(self.outputs, self.run(seed=CALL_SEED + 1)))
+    def draws_noise(self) -> list[str]:
+        """The outputs that another seed changes: a forward call draws noise of its own."""
+        return differing(self.outputs, self.run(seed=CALL_SEED + 1))
 
     def run(self, inputs: Mapping[str, Any] | None = None, seed: int = CALL_SEED) -> dict[str, torch.Tensor]:
         """Call the model on the target: with these inputs, or with the batch; noise that it draws starts at a seed."""

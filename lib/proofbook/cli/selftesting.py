@@ -50,6 +50,9 @@ def selftest_suite(
     out.print(made, markup=False, highlight=False)
     found, all_ = sum(line.found for line in lines), sum(line.planted for line in lines)
     out.print(f"found {found} of {all_} faults{f' ({found / all_:.1%})' if all_ else ''}", highlight=False)
+    nowhere = [fault for fault in faults if fault not in {line.fault for line in lines}]
+    if nowhere:
+        out.print(f"not applicable to any of the models: {', '.join(nowhere)}", highlight=False)
     for one in wrong:
         out.print(f"{one.result}: {one.fault} in {one.model} {one.detail}".rstrip(), markup=False, highlight=False)
     out.print(f"{len(false)} false alarms in {seeds * len(chosen)} clean runs", highlight=False)

@@ -1,5 +1,6 @@
 """How a fault gets into a model: hooks, replaced functions, intercepted operators. All are undone."""
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -149,7 +150,9 @@ def arguments_changed(trial: Trial, change: Callable[[dict[str, Any]], dict[str,
     def make(forward: Any) -> Any:
         @wraps(forward)
         def changed(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            return forward(self, *args, **change(kwargs))
+            given = inspect.signature(forward).bind_partial(self, *args, **kwargs).arguments
+            given |= given.pop("kwargs", {})
+            return forward(**change(given))
 
         return changed
 

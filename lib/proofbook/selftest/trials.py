@@ -11,6 +11,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from proofbook.catalog import Weights, load_catalog
+from proofbook.checks.compare import differing
 from proofbook.checks.registry import Check, Finding, NotApplicable, examine, registered
 from proofbook.checks.trial import Trial
 from proofbook.selftest.register import Fault, Reach, faults
@@ -60,9 +61,14 @@ def plant(name: str, model: str, target: str = "cpu", seed: int = 0) -> Planted:
     trial = _trial(model, target, seed)
     told = (name, model, str(trial.spec.category))
     try:
-        if fault.reach is Reach.TARGET:  # truth is what the model computed before
-            _ = trial.truth, trial.noise
+        if fault.reach is Reach.LIBRARY:
+            with fault.plant(trial):
+                return _searched(trial, told)
+        _ = trial.truth, trial.noise  # what the model computed before
+        right = trial.run()
         with fault.plant(trial):
+            if not differing(right, trial.run()):
+                raise NotApplicable("nothing that a call of the batch gives depends on it")
             return _searched(trial, told)
     except (NotApplicable, Blocked) as reason:
         return Planted(*told, Result.NOT_APPLICABLE, detail=str(reason))
