@@ -13,6 +13,7 @@ from typing import Any
 
 import transformers
 from packaging.version import Version
+from transformers import cache_utils, modeling_utils
 from transformers.models.auto import image_processing_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
@@ -253,7 +254,21 @@ def processor_parts(cls: Any) -> list[str]:
     return list(parts)
 
 
+class _NoLayer:
+    """Before 4.54 a cache has no layers."""
+
+
+DynamicLayer: Any = getattr(cache_utils, "DynamicLayer", _NoLayer)
+DynamicSlidingWindowLayer: Any = getattr(cache_utils, "DynamicSlidingWindowLayer", _NoLayer)
+
+# the register in which layers look up their implementation of attention; before 4.51 a plain mapping
+AttentionInterface: Any = getattr(modeling_utils, "AttentionInterface", dict)
+
+
 def checkpoint_activations(model: Any) -> None:
     """Let a model compute its layers' activations again in the backward pass; late releases of 5 renamed the method."""
     renamed = getattr(model, "activation_checkpointing_enable", None)
-    (renamed or model.gradient_checkpointing_enable)()
+    if renamed is not None:
+        renamed()
+    else:  # the reentrant kind, which 4 takes by default, gives gradients to `backward` alone
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
-from transformers.modeling_utils import AttentionInterface
 from transformers.utils import is_flash_attn_2_available
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
+from proofbook.compat import AttentionInterface
 from proofbook.verdict import Blocked
 
 # the flag by which a class claims an implementation; eager needs none
@@ -30,6 +30,8 @@ _CLAIMS = {
 @check
 def attention_implementations(trial: Trial) -> Observation:
     """Eager, and each of sdpa, flex and flash that the class claims and this machine runs, is used and right."""
+    if not hasattr(AttentionInterface, "get_interface"):
+        raise NotApplicable("this release has no place where layers ask for their implementation of attention")
     asked = ["eager", *(name for name in _CLAIMS if _claims(trial.model, name) and _runs_here(name, trial))]
     if len(asked) == 1:
         raise NotApplicable("the class claims no implementation of attention but its own")
@@ -95,7 +97,7 @@ def _watched() -> Iterator[list[tuple[str, nn.Module]]]:
     calls: list[tuple[str, nn.Module]] = []
     usual = AttentionInterface.get_interface
 
-    def get(interface: AttentionInterface, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
+    def get(interface: Any, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
         function = usual(interface, name, default)
 
         def call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:

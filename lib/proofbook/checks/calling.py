@@ -156,6 +156,7 @@ def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     # a generate of its own may hand over other arguments
     usual_generate = getattr(type(trial.model), "generate", None) is GenerationMixin.generate
     decodes = "input_ids" in inputs and not trial.config.is_encoder_decoder and trial.model.can_generate()
+    usual_generate = usual_generate and hasattr(GenerationMixin, "_prepare_position_ids_for_generation")  # since 5
     if decodes and usual_generate and "position_ids" in parameters and "position_ids" not in inputs:
         usual = trial.model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
         begun = trial.model.prepare_inputs_for_generation(**inputs, position_ids=usual, is_first_iteration=True)

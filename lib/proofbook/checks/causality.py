@@ -66,9 +66,12 @@ def changed_copies(decoder: Decoder, most: int = CHANGES) -> tuple[dict[str, Ten
 def _implementations(trial: Trial) -> Iterator[tuple[str, torch.nn.Module]]:
     """The model with each implementation of attention that its class has."""
     for name in ("eager", "sdpa"):
-        model = copy.deepcopy(trial.model)
         try:
-            model.set_attn_implementation(name)
+            if hasattr(trial.model, "set_attn_implementation"):
+                model = copy.deepcopy(trial.model)
+                model.set_attn_implementation(name)
+            else:  # before 4.53 only a model that is loaded can be given one
+                model = trial.reload(attention=name)
         except ValueError:  # the class says that it does not support it
             continue
         yield name, model

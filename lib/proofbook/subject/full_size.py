@@ -12,7 +12,7 @@ from proofbook.subject.shrink import full_config
 
 def full_parameters(spec: Model) -> int | None:
     """The parameters of the entry's class in the checkpoint's configuration, tied ones counted once; None for a class
-    that the checkpoint brings itself.
+    that the checkpoint brings itself, and for one whose making reads values, which the meta device has none of.
 
     Raises:
         Blocked: the installed libraries can't build it.
@@ -20,7 +20,12 @@ def full_parameters(spec: Model) -> int | None:
     if spec.trust_remote_code or is_pipeline(spec):
         return None
     kind = model_class(spec)
-    with library_blocks(spec), torch.device("meta"), no_init_weights():
-        model = kind(with_own_backbones(full_config(spec)))
-        model.tie_weights()
+    try:
+        with library_blocks(spec), torch.device("meta"), no_init_weights():
+            model = kind(with_own_backbones(full_config(spec)))
+            model.tie_weights()
+    except RuntimeError as error:
+        if "meta tensor" in str(error):
+            return None
+        raise
     return int(sum(parameter.numel() for parameter in model.parameters()))
