@@ -171,7 +171,7 @@ def _embedded(trial: Trial, name: str, ids: Tensor) -> Tensor:
     part = part.get_decoder() if name.startswith("decoder") else part
     try:
         layer = part.get_input_embeddings()
-    except NotImplementedError as error:
+    except (NotImplementedError, AttributeError) as error:  # a decoder may be a plain module
         raise NotApplicable(f"the class names no embedding layer for {name}") from error
     embedded = layer(ids.to(trial.session.device)) if not isinstance(layer, nn.ModuleList) else None
     if not isinstance(embedded, Tensor):
