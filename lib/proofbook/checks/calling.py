@@ -153,11 +153,11 @@ def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
     for ids, mask in _MASKS.items():
         if ids in inputs and mask in parameters and mask not in inputs:
             ways[f"{mask} of ones"] = {**inputs, mask: torch.ones_like(inputs[ids])}
-    # a generate of its own may hand over other arguments
-    usual_generate = getattr(type(trial.model), "generate", None) is GenerationMixin.generate
     decodes = "input_ids" in inputs and not trial.config.is_encoder_decoder and trial.model.can_generate()
-    usual_generate = usual_generate and hasattr(GenerationMixin, "_prepare_position_ids_for_generation")  # since 5
-    if decodes and usual_generate and "position_ids" in parameters and "position_ids" not in inputs:
+    # a generate of its own may hand over other arguments; before 5 none makes them in a step that can be asked
+    asks = getattr(type(trial.model), "generate", None) is GenerationMixin.generate
+    asks = asks and hasattr(GenerationMixin, "_prepare_position_ids_for_generation")
+    if decodes and asks and "position_ids" in parameters and "position_ids" not in inputs:
         usual = trial.model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
         begun = trial.model.prepare_inputs_for_generation(**inputs, position_ids=usual, is_first_iteration=True)
         if begun.get("position_ids") is not None:
@@ -167,11 +167,13 @@ def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 def _embedded(trial: Trial, name: str, ids: Tensor) -> Tensor:
     """What the layer that the class names as its embeddings makes of ids; in an encoder-decoder each side has one."""
-    part: Any = trial.called
-    part = part.get_decoder() if name.startswith("decoder") else part
+    model: Any = trial.called
+    part = model.get_decoder() if name.startswith("decoder") else model
+    if not hasattr(part, "get_input_embeddings"):  # a decoder may be a plain module
+        raise NotApplicable(f"the class names no embedding layer for {name}")
     try:
         layer = part.get_input_embeddings()
-    except (NotImplementedError, AttributeError) as error:  # a decoder may be a plain module
+    except NotImplementedError as error:
         raise NotApplicable(f"the class names no embedding layer for {name}") from error
     embedded = layer(ids.to(trial.session.device)) if not isinstance(layer, nn.ModuleList) else None
     if not isinstance(embedded, Tensor):

@@ -77,7 +77,7 @@ def compare(
         return Comparison(name, shape, False, broken)
     finite = torch.isfinite(expected)
     errors = _errors(actual, expected, finite)
-    scale = _rms(expected[finite])
+    scale = rms(expected[finite])
     allowed = _allowed(tolerance, scale, expected, floor)
     over = [
         f"{norm} {error:.3g} > {bound:.3g}"
@@ -165,7 +165,7 @@ def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) 
     worst = int(difference.argmax())
     at = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), difference.shape))
     return Errors(
-        rmse=_rms(difference),
+        rmse=rms(difference),
         row=float(rows.square().mean(dim=-1).sqrt().max()),
         element=float(difference.max()),
         at=at,
@@ -194,5 +194,6 @@ def _three(errors: Errors) -> tuple[float, float, float]:
     return errors.rmse, errors.row, errors.element
 
 
-def _rms(values: torch.Tensor) -> float:
-    return float(values.square().mean().sqrt()) if values.numel() else 0.0
+def rms(values: torch.Tensor) -> float:
+    """The root mean square, taken in float64; 0 where there is no value."""
+    return float(values.double().square().mean().sqrt()) if values.numel() else 0.0

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from proofbook.catalog import Weights
+from proofbook.checks.compare import rms
 from proofbook.checks.goal import Cuts, Gradients
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
@@ -88,7 +89,7 @@ def _direction(model: nn.Module) -> dict[str, Tensor]:
     direction = {}
     for name, one in model.named_parameters():
         if one.requires_grad:
-            step = torch.randn(one.shape, generator=generator, dtype=one.dtype) * (_rms(one.detach()) or 1.0)
+            step = torch.randn(one.shape, generator=generator, dtype=one.dtype) * (rms(one.detach()) or 1.0)
             owner = model.get_submodule(name.rpartition(".")[0])
             if isinstance(owner, nn.Embedding) and owner.padding_idx is not None:
                 step[owner.padding_idx] = 0
@@ -127,20 +128,20 @@ def _shares(
     trial: Trial, model: nn.Module, found: Gradients, true: Gradients, floor: Gradients | None = None
 ) -> dict[str, float]:
     """By how many times the error allowed each gradient is off, by root mean square."""
-    sizes = {name: _rms(one.detach()) or 1.0 for name, one in model.named_parameters()}
-    most = max((_rms(one) * sizes[name] for name, one in true.items() if one is not None), default=0.0)
+    sizes = {name: rms(one.detach()) or 1.0 for name, one in model.named_parameters()}
+    most = max((rms(one) * sizes[name] for name, one in true.items() if one is not None), default=0.0)
     eps = torch.finfo(torch.float32).eps
     shares = {}
     for name, right in true.items():
         got = found[name]
         if right is None or got is None:
             there = got if right is None else right
-            shares[name] = 0.0 if there is None or not _rms(there) else math.inf
+            shares[name] = 0.0 if there is None or not rms(there) else math.inf
             continue
-        allowed = trial.tolerance.smallest * eps * max(_rms(right), CANCELLED * most / sizes[name])
+        allowed = trial.tolerance.smallest * eps * max(rms(right), CANCELLED * most / sizes[name])
         if floor is not None and (noisy := floor[name]) is not None:
-            allowed = max(allowed, trial.tolerance.multiple * _rms(noisy.double() - right))
-        error = _rms(got.double() - right)
+            allowed = max(allowed, trial.tolerance.multiple * rms(noisy.double() - right))
+        error = rms(got.double() - right)
         shares[name] = (
             (error / (BACKWARD * allowed) if allowed else math.inf if error else 0.0) if error == error else math.inf
         )
@@ -164,7 +165,3 @@ def _judged(shares: dict[str, float], found: Gradients, true: Gradients) -> Obse
         allowed=f"1 in each of {len(reached)}",
         detail="; ".join([f"wrong: {', '.join(broken[:5])}"] * bool(broken) + said),
     )
-
-
-def _rms(tensor: Tensor) -> float:
-    return float(tensor.double().square().mean().sqrt()) if tensor.numel() else 0.0
