@@ -34,6 +34,11 @@ def test_models_and_categories_select_from_all_models() -> None:
     assert {case.category for case in plan(categories=[Category.SPEECH]).cases} == {Category.SPEECH}
 
 
+@pytest.mark.slow
+def test_a_model_that_discovery_derives_is_planned_by_its_name() -> None:
+    assert [case.model for case in plan(models=["biogpt", "bert"]).cases] == ["biogpt", "bert"]
+
+
 def test_models_and_categories_filter_a_suite() -> None:
     made = plan(suite="smoke", categories=[Category.VISION])
     assert {case.model for case in made.cases} < {model.name for model, _ in suite_cases(catalog, "smoke")}

@@ -105,8 +105,9 @@ def make_plan(
 ) -> Plan:
     """Plan the cases of a suite, of models or of categories, on every target given.
 
-    With a suite, ``models`` and ``categories`` keep only those of its cases; without one, they select from all
-    models; with none of the three, the suite is :data:`DEFAULT_SUITE`. ``weights`` replaces what the suite says.
+    With a suite, ``models`` and ``categories`` keep only those of its cases; without one, ``models`` are the cases, or
+    ``categories`` select from the models of ``params/models/``; with none of the three, the suite is
+    :data:`DEFAULT_SUITE`. ``weights`` replaces what the suite says.
     A case runs in ``environment``, else in the one that this machine has for what its model needs. ``variants`` of a
     model, by its name, are further cases of its tiny weights.
 
@@ -119,12 +120,16 @@ def make_plan(
     for name in categories:
         if name not in set(Category):
             raise UnknownName("category", name, Category)
-    every_model = ((model, Weights.TINY) for model in catalog.models.values())
-    wanted = {catalog.model(name).name for name in models}
+    named = {(model := catalog.model(name)).name: model for name in models}
+    candidates = (
+        suite_cases(catalog, suite)
+        if suite
+        else [(model, Weights.TINY) for model in (named or catalog.models).values()]
+    )
     selected = {
         (model.name, weights or own): model
-        for model, own in (suite_cases(catalog, suite) if suite else every_model)
-        if (not wanted or model.name in wanted) and (not categories or model.category in categories)
+        for model, own in candidates
+        if (not named or model.name in named) and (not categories or model.category in categories)
     }
     limit = time_limit or (catalog.suite(suite).time_limit if suite else DEFAULT_TIME_LIMIT)
     cases = [
