@@ -147,8 +147,8 @@ class _Workers:
             self._events.put(Started(case))
             try:
                 execute_case(case, self._plan.run, self._folder, self._notebooks, self._switch, self._parents)
-                for cause in self._parents.news() if self._parents else ():
-                    self._events.put(Noticed(f"a cold kernel took over: {cause}"))
+                for sentence in self._parents.news() if self._parents else ():
+                    self._events.put(Noticed(sentence))
                 self._events.put(Finished(case, read_result(self._folder, self._plan.run, case)))
             except Stopped:
                 return

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -22,14 +23,25 @@ from typing import Any
 READY = 180
 # how a process ended when nobody is left to tell: no exit status and no signal
 UNKNOWN = 256
+# how many parents may take the place of those that died, for one interpreter and its variables
+REPLACEMENTS = 3
 _LAUNCHER = ("-m", "ipykernel_launcher")
-# variables that are a kernel's own, or that nothing reads at import
 _DIED = "the process to fork from has died"
-_OWN = {"IPYTHONDIR", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PWD", "OLDPWD", "SHLVL", "_"}
+# variables that are a kernel's own, or that nothing reads at import
+_OWN = {"IPYTHONDIR", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PWD", "OLDPWD", "SHLVL", "_", "TMPDIR"}
+# what keeps libraries from starting threads when they are imported: jemalloc within pyarrow, which pandas brings
+_ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
 
 class Cold(Exception):
     """Why a kernel can't be warm."""
+
+
+class Died(Cold):
+    """The process to fork from has ended, by no wish of its owner."""
+
+    def __init__(self) -> None:
+        super().__init__(_DIED)
 
 
 class ForkedProcess:
@@ -50,7 +62,7 @@ class ForkedProcess:
         message = _message(channel)
         if "pid" not in message:
             channel.close()
-            raise Cold(message.get("refused", _DIED))
+            raise Cold(message["refused"]) if "refused" in message else Died
         self.pid: int = message["pid"]
         self._alive = os.pidfd_open(self.pid)
         channel.sendall(json.dumps(order).encode() + b"\n")
@@ -112,7 +124,7 @@ class Parent:
             self.process = subprocess.Popen(
                 [interpreter, "-m", "proofbook.batch.warm", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=environment,
+                env={**environment, **_ONE_THREAD},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -128,6 +140,7 @@ class Parent:
             order: its arguments, folder and variables.
 
         Raises:
+            Died: this parent is no more.
             Cold: it can't be done.
         """
         self._wait_until_ready()
@@ -136,12 +149,12 @@ class Parent:
             try:
                 socket.send_fds(self._control, [b"\n"], [theirs.fileno(), output, errors])
             except OSError:
-                raise Cold(_DIED) from None
+                raise Died from None
         try:
             return ForkedProcess(ours, self.process, order)
         except OSError:  # it died between two messages
             ours.close()
-            raise Cold(_DIED) from None
+            raise Died from None
 
     def close(self) -> None:
         """End it and all its kernels."""
@@ -161,8 +174,10 @@ class Parent:
                     self.process.kill()
                     self._answer = {"refused": f"the process to fork from was not ready within {READY} s"}
                 self._control.settimeout(None)
+        if "refused" in self._answer:
+            raise Cold(self._answer["refused"])
         if "ready" not in self._answer:
-            raise Cold(self._answer.get("refused", _DIED))
+            raise Died
 
 
 class Parents(AbstractContextManager["Parents"]):
@@ -170,9 +185,10 @@ class Parents(AbstractContextManager["Parents"]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._parents: dict[tuple[str, frozenset[tuple[str, str]]], Parent] = {}
+        self._parents: dict[_Key, Parent] = {}
+        self._died: Counter[_Key] = Counter()
         self._refusals: set[str] = set()
-        self._told: set[str] = set()
+        self._news: list[str] = []
         self._closed = False
 
     def __exit__(self, *_: object) -> None:
@@ -193,17 +209,16 @@ class Parents(AbstractContextManager["Parents"]):
         """
         if cause := unavailable():
             raise Cold(cause)
-        at_import = {name: value for name, value in environment.items() if name not in _OWN}
-        key = (interpreter, frozenset(at_import.items()))
+        key = _key(interpreter, environment)
         with self._lock:
             if self._closed:
                 raise Cold("the processes to fork from have been ended")
             if key not in self._parents:
-                self._parents[key] = Parent(interpreter, at_import)
+                self._parents[key] = Parent(interpreter, dict(key[1]))
             return self._parents[key]
 
     def fork(self, command: Sequence[str], folder: str, environment: Mapping[str, str], files: tuple[Any, Any]) -> Any:
-        """A warm kernel for the command by which a cold one would start.
+        """A warm kernel for the command by which a cold one would start; a parent that died is replaced.
 
         Raises:
             Cold: it can't be had.
@@ -212,18 +227,56 @@ class Parents(AbstractContextManager["Parents"]):
             interpreter, arguments = _parsed(command)
             output, errors = map(_descriptor, files, (1, 2))
             order = {"arguments": arguments, "folder": folder, "environment": dict(environment)}
-            return self.start(interpreter, environment).fork(output, errors, order)
+            while True:
+                parent = self.start(interpreter, environment)
+                try:
+                    return parent.fork(output, errors, order)
+                except Died:
+                    self._bury(_key(interpreter, environment), parent)
         except Cold as cause:
-            with self._lock:
-                self._refusals.add(str(cause))
+            self._refused(str(cause))
             raise
 
     def news(self) -> list[str]:
-        """Why kernels were cold, each reason once."""
+        """What happened to parents since this was last asked, in sentences; why kernels were cold, each reason once."""
         with self._lock:
-            new = sorted(self._refusals - self._told)
-            self._told.update(new)
-            return new
+            news, self._news = self._news, []
+            return news
+
+    def _bury(self, key: "_Key", parent: Parent) -> None:
+        """Make room for a new parent in the place of one that died. Raises :class:`Cold` where too many have."""
+        with self._lock:
+            if self._closed or self._parents.get(key) is not parent:
+                return  # it was ended, or another thread has seen to it
+            if self._died[key] == REPLACEMENTS:
+                raise Cold(f"{_DIED}, as {REPLACEMENTS} before it")
+            self._died[key] += 1
+            del self._parents[key]
+            self._news.append(f"{_DIED}{_cause(parent.process)}; a new one takes its place")
+        parent.close()
+
+    def _refused(self, cause: str) -> None:
+        with self._lock:
+            if cause not in self._refusals:
+                self._refusals.add(cause)
+                self._news.append(f"a cold kernel took over: {cause}")
+
+
+# an interpreter, and the variables that may be read when something is imported
+_Key = tuple[str, frozenset[tuple[str, str]]]
+
+
+def _key(interpreter: str, environment: Mapping[str, str]) -> _Key:
+    return interpreter, frozenset((name, value) for name, value in environment.items() if name not in _OWN)
+
+
+def _cause(process: "subprocess.Popen[bytes]") -> str:
+    """How a process that has just closed its sockets ended, as a clause."""
+    try:
+        status = process.wait(1)
+    except subprocess.TimeoutExpired:
+        return ""
+    return f", killed by {signal.Signals(-status).name}" if status < 0 else f", with exit status {status}"
 
 
 @cache
