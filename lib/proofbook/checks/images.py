@@ -21,6 +21,8 @@ from proofbook.checks.trial import Trial
 CORNER = 1 / 8
 # what a larger picture has more, as shares of height and width: unlike, so that exchanged axes show
 GROWTH = (1.5, 1)
+# how often other noise is tried in corners that moved nothing: where a picture is read as codes, a code may stay
+DRAWS = 4
 INTERPOLATES = "interpolate_pos_encoding"
 
 
@@ -32,25 +34,19 @@ def every_corner(trial: Trial) -> Observation:
     if pixels.dim() != 4 or not sliceable(trial.inputs, len(trial.rows)):
         raise NotApplicable("a row has not one picture, or the inputs of several rows are packed into one tensor")
     corners = _corners(trial, pixels)
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)) * pixels.std()
     if getattr(trial.config, "mask_ratio", 0):
         raise NotApplicable("it hides most of a picture from itself, at random")
     batch = rows_of(slice_row(trial.inputs, 0), torch.zeros(len(corners), dtype=torch.long))
-    batch["pixel_values"] = torch.cat([torch.where(corner, pixels + noise, pixels) for corner in corners.values()])
-    whole = {name: one[:1] for name, one in trial.outputs.items() if one.dim()}
-    outputs = {
-        name: one
-        for name, one in trial.run(batch).items()
-        # a likeness of rows × rows has another size
-        if name in whole and one.shape == (len(corners), *whole[name].shape[1:])
-    }
-    measure = Measure({name: whole[name] for name in outputs}, trial.noise, trial.tolerance)
-    moved = {
-        place: measure.moved({name: one[n : n + 1] for name, one in outputs.items()}) for n, place in enumerate(corners)
-    }
-    if not outputs:
-        raise NotApplicable("no output has an entry a picture")
-    unread = [place for place, share in moved.items() if share < trial.tolerance.signal]
+    moved = dict.fromkeys(corners, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(DRAWS):
+        noise = torch.randn(pixels.shape, generator=generator) * pixels.std()
+        batch["pixel_values"] = torch.cat([torch.where(corner, pixels + noise, pixels) for corner in corners.values()])
+        now = _moved_rows(trial, batch, len(corners))
+        moved = {place: max(most, share) for (place, most), share in zip(moved.items(), now, strict=True)}
+        unread = [place for place, share in moved.items() if share < trial.tolerance.signal]
+        if not unread:
+            break
     return Observation(
         passed=not unread,
         observed=", ".join(f"{place} {share:.2g}" for place, share in moved.items()) + " times the error allowed",
@@ -109,8 +105,10 @@ def channels_last(trial: Trial) -> Observation:
     pixels = pictures(trial)
     if pixels.dim() != 4:
         raise NotApplicable("the layout is one of pictures, of four dimensions")
-    model: Any = copy.deepcopy(trial.called)
-    model.to(memory_format=torch.channels_last)
+    model = copy.deepcopy(trial.called)
+    for weight in model.parameters():
+        if weight.dim() == 4:  # others, as of a convolution over time as well, have no such layout
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     inputs = {**trial.inputs, "pixel_values": pixels.contiguous(memory_format=torch.channels_last)}
 
     def executions() -> tuple[Execution, Execution]:
@@ -142,6 +140,21 @@ def _corners(trial: Trial, picture: Tensor) -> dict[str, Tensor]:
         corner = corners[f"{y} {x}"] = torch.zeros(picture.shape, dtype=torch.bool)
         corner[..., row, column] = True
     return corners
+
+
+def _moved_rows(trial: Trial, batch: Mapping[str, Any], rows: int) -> list[float]:
+    """How far outputs of each row of a batch lie from those of the first row of the trial's, in errors allowed."""
+    whole = {name: one[:1] for name, one in trial.outputs.items() if one.dim()}
+    outputs = {
+        name: one
+        for name, one in trial.run(batch).items()
+        # a likeness of rows × rows has another size
+        if name in whole and one.shape == (rows, *whole[name].shape[1:])
+    }
+    if not outputs:
+        raise NotApplicable("no output has an entry a picture")
+    measure = Measure({name: whole[name] for name in outputs}, trial.noise, trial.tolerance)
+    return [measure.moved({name: one[row : row + 1] for name, one in outputs.items()}) for row in range(rows)]
 
 
 def _enlarged(inputs: Mapping[str, Any], sides: tuple[int, ...]) -> dict[str, Any]:
