@@ -128,10 +128,13 @@ def pictures(trial: Trial) -> Tensor:
 
 def _corners(trial: Trial, picture: Tensor) -> dict[str, Tensor]:
     """The corners of the first picture, without its padding, as booleans of its shape."""
-    mask = trial.inputs.get("pixel_mask")
+    mask, sizes = (trial.inputs.get(name) for name in ("pixel_mask", "image_sizes"))
     height, width = picture.shape[-2:]
     if isinstance(mask, Tensor) and mask.shape[1:] == (height, width):
         height, width = int(mask[0].any(1).sum()), int(mask[0].any(0).sum())
+    elif isinstance(sizes, Tensor):
+        # some classes give the sizes of before a picture was resized
+        height, width = (min(own, side) for own, side in zip(sizes[0].tolist(), (height, width), strict=True))
     high, wide = max(1, round(CORNER * height)), max(1, round(CORNER * width))
     rows = {"top": slice(0, high), "bottom": slice(height - high, height)}
     columns = {"left": slice(0, wide), "right": slice(width - wide, width)}
