@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofbook.catalog import Category, UnknownName, load_catalog
+from proofbook.catalog import Category, Model, UnknownName, load_catalog
 from proofbook.catalog.catalog import ParamsError
 from proofbook.paths import params_dir, workbook_root
 
@@ -82,6 +82,13 @@ def test_a_wrong_entry_is_named(params: Path, file: str, edit: object, says: str
     with pytest.raises(ParamsError, match=says) as error:
         load_catalog(params)
     assert file in str(error.value)
+
+
+def test_one_cause_may_be_a_known_fault_of_several_checks() -> None:
+    cause = {"reason": "no mask is read", "issue": "https://example.org/1", "expires": "2027-06-30"}
+    given = [{"check": ["causal", "greedy"], **cause}, {"check": "beams", **cause}]
+    model = load_catalog().model("gpt2").model_dump(by_alias=True) | {"known_faults": given}
+    assert [fault.check for fault in Model.model_validate(model).known_faults] == ["causal", "greedy", "beams"]
 
 
 def test_a_key_that_stands_twice_is_refused(params: Path) -> None:

@@ -67,6 +67,21 @@ class KnownFault(Entry):
     expires: date
 
 
+def _one_for_each_check(given: object) -> object:
+    if not isinstance(given, list | tuple):
+        return given
+    written = [one if isinstance(one, dict) and isinstance(one.get("check"), list) else {} for one in given]
+    return [
+        each
+        for one, several in zip(given, written, strict=True)
+        for each in ([{**several, "check": name} for name in several["check"]] if several else [one])
+    ]
+
+
+# where `check` names several, as one cause may show in more than one, it is a fault of each
+KnownFaults = Annotated[tuple[KnownFault, ...], BeforeValidator(_one_for_each_check)]
+
+
 class Idle(Entry):
     """Why something moves no output, and with which releases, where not with all; a reason alone will do."""
 
@@ -175,7 +190,7 @@ class Model(Entry):
     idle: Idles = {}
     # why a forward call draws noise in evaluation mode, where it does by design
     noise: Reason | None = None
-    known_faults: tuple[KnownFault, ...] = ()
+    known_faults: KnownFaults = ()
 
 
 class Target(Entry):

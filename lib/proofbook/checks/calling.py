@@ -99,7 +99,7 @@ def embeddings_for_ids(trial: Trial) -> Observation:
         try:
             found = trial.run({**others, embeds: embedded})
         except (TypeError, ValueError, NotImplementedError) as error:
-            if embeds in str(error):  # the library itself says what it does not support
+            if embeds in str(error) or ids in str(error):  # the library itself says what it does not support
                 raise NotApplicable(str(error)) from error
             raise
         comparisons += trial.agree(found, usual, f", {embeds}")

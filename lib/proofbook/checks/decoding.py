@@ -32,6 +32,7 @@ _MIXED = {
     "downsampling_rate": "tokens merged with their neighbours",
     "pooling_type": "tokens pooled with their neighbours",
     "compress_rates": "keys and values that stand for blocks of neighbouring tokens",
+    "num_hashes": "attention within chunks of tokens that are sorted by their hashes",
     "num_landmarks": "landmarks that are means of segments of the batch's length",
 }
 _PLACEHOLDER = re.compile(r"(image|img|video|vision|audio|speech|media).*token|context_token")
@@ -86,6 +87,8 @@ class Decoder:
             return "its configuration says that it is not causal"
         if getattr(text, "attn_type", None) == "bi":
             return "its attention is bidirectional: it is trained on permuted orders of the tokens"
+        if getattr(text, "num_hashes", None):
+            return "which tokens attend to each other depends on the hashes of all of them"
         causal = any(getattr(module, "is_causal", False) is True for module in self.trial.model.modules())
         if not self.is_second and getattr(text, "is_decoder", None) is False and not causal:
             return "its configuration makes it no decoder"

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from proofbook.checks import truth
 from proofbook.checks.hidden import without_padding
+from proofbook.checks.registry import NotApplicable
 from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
 from proofbook.runtimes.outputs import attached, is_cache
 
@@ -67,11 +68,20 @@ class Goal:
         return torch.stack(terms).sum()
 
     def gradients(self, module: nn.Module, dtype: torch.dtype, **more: Any) -> Gradients:
-        """The gradient of the scalar by each trainable parameter, on the CPU; None where no path leads to it."""
+        """The gradient of the scalar by each trainable parameter, on the CPU; None where no path leads to it.
+
+        Raises:
+            NotApplicable: the class asserts in words what keeps it from being trained as it is.
+        """
         parameters = {name: one for name, one in module.named_parameters() if one.requires_grad}
         with torch.enable_grad():
             value = self.value(module, dtype, **more)
-            found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            try:
+                found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+            except AssertionError as refusal:
+                if not str(refusal):
+                    raise
+                raise NotApplicable(f"refused: {refusal}") from refusal
         moved = (one if one is None else one.cpu() for one in found)
         return dict(zip(parameters, moved, strict=True))
 
