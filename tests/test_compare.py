@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofbook.catalog import load_catalog
-from proofbook.checks.compare import Errors, compare, compare_all, errors_between
+from proofbook.checks.compare import Errors, compare, compare_all, errors_between, largest_errors
 
 FLOAT32 = load_catalog().tolerances["float32"]
 
@@ -35,6 +35,19 @@ def test_an_error_of_the_floors_size_passes_and_ten_times_it_fails(truth: torch.
     floor = noisy(truth, 1e-5)
     assert compare("x", noisy(truth, -1e-5), truth, FLOAT32, floor_of(floor, truth)).passed
     assert not compare("x", noisy(truth, 1e-4), truth, FLOAT32, floor_of(floor, truth)).passed
+
+
+def test_a_part_rounds_as_the_whole_of_which_it_is(truth: torch.Tensor) -> None:
+    part = truth[0, 0] * 1e-3  # what was added up to little
+    floor = floor_of(noisy(truth, 1e-7), truth)
+    assert floor.scale == pytest.approx(1, rel=0.1)
+    assert not compare("x", noisy(part, 1e-6), part, FLOAT32).passed
+    assert compare("x", noisy(part, 1e-6), part, FLOAT32, floor).passed
+
+
+def test_of_several_floors_the_largest_of_each_norm_counts() -> None:
+    flat, peak = Errors(2.0, 2.0, 2.0, (0,), 1.0), Errors(1.0, 3.0, 4.0, (7,), 1.0)
+    assert largest_errors([{"x": flat}, {"x": peak}]) == {"x": Errors(2.0, 3.0, 4.0, (7,), 1.0)}
 
 
 def test_a_floor_that_is_itself_wrong_excuses_nothing(truth: torch.Tensor) -> None:

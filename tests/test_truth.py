@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from proofbook.checks.truth import Float64, floor_outputs, truth_of
+from proofbook.checks.truth import Float64, floor_outputs, rounded_truths, truth_of
 
 
 class Norm(nn.Module):
@@ -67,3 +67,22 @@ def test_noise_is_that_of_the_model_in_its_own_dtype(dtype: torch.dtype) -> None
     noisy, x = Noisy(4, 4).to(dtype), torch.zeros(2, 4)
     true, own = truth_of(noisy, {"x": x}).outputs["y"], floor_outputs(noisy, {"x": x}, dtype)["y"]
     assert (true - own).abs().max() < 20 * torch.finfo(dtype).eps
+
+
+def test_rounding_moves_what_is_amplified_further_than_what_is_not() -> None:
+    class Amplifies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            y = self.layer(x)
+            return {"plain": y, "amplified": 1e4 * (y - y.mean())}
+
+    exact, *rounded = rounded_truths(Amplifies(), {"x": torch.randn(3, 16)}, torch.float32)
+    assert len(rounded) > 1
+    for moved in rounded:
+        away = {name: float((moved[name] - exact[name]).abs().max()) for name in exact}
+        assert 0 < away["plain"] < 1e-5
+        assert away["amplified"] > 100 * away["plain"]
+    assert not torch.equal(rounded[0]["plain"], rounded[1]["plain"])

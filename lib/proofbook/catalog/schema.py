@@ -232,8 +232,8 @@ class Suite(Entry):
 class Tolerance(Entry):
     """How far a target's outputs in one dtype may lie from float64 truth.
 
-    With ``eps`` the machine epsilon of the dtype, ``scale`` the RMS of the true output, and ``floor`` the error
-    of eager attention in the same dtype on the CPU, the error allowed is
+    With ``eps`` the machine epsilon of the dtype, ``scale`` the RMS of the true output (of all of it, where a part is
+    judged), and ``floor`` the error of eager attention in the same dtype on the CPU, the error allowed is
     ``clip(multiple * floor, smallest * eps * scale * m, largest * eps * scale * m)``, for the RMSE, the worst row
     and the worst element each by its own floor. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
     rows or elements: about where the largest of n normal errors of that size lies (extreme value theory).

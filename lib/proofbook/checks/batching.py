@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from proofbook.checks.compare import Comparison
+from proofbook.checks.conditioning import judged
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
@@ -36,7 +37,7 @@ def batch_matches_single(trial: Trial) -> Observation:
         called = trial.called
         return Execution(called, slice_row(trial.inputs, worst)), Execution(called, trial.inputs, worst)
 
-    return Observation.of(every, f"1 in each of {size} rows", executions=executions)
+    return judged(trial, every, f"1 in each of {size} rows", executions=executions)
 
 
 @reproduces(batch_matches_single)
@@ -44,22 +45,19 @@ def row_alone_is_row_of_batch(
     model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float]
 ) -> None:
     """Each row alone gives what it gives in the batch."""
-    batch, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
-    floor = eager(model, inputs, dtype)
+    batch = call(model, inputs, dtype)
+    whole = eager(model, inputs, dtype), eager(model, inputs, torch.float64)
     size = next(len(value) for value in inputs.values() if isinstance(value, torch.Tensor))
     for row in range(size):
-        alone = call(model, slice_row(inputs, row), dtype)
+        single = slice_row(inputs, row)
+        alone = call(model, single, dtype)
         part = {
             name: tensor[row : row + 1]
             for name, tensor in batch.items()
             if tensor.dim() and name in alone and alone[name].shape == tensor[row : row + 1].shape
         }
-        noise = {
-            name: (floor[name] - true[name])[row : row + 1]
-            for name in part
-            if name in floor and floor[name].is_floating_point()
-        }
-        agree(alone, part, noise, tolerance)
+        own = eager(model, single, dtype), eager(model, single, torch.float64)
+        agree({name: alone[name] for name in part}, part, tolerance, whole, own)
 
 
 def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Tensor]) -> list[Comparison]:
@@ -73,7 +71,7 @@ def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Te
             continue
         part = _row_of(together, row, size, alone)
         if part is not None:
-            comparisons += trial.agree({name: alone[0]}, {name: part}, f", row {row}")
+            comparisons += trial.agree({name: alone[0]}, {name: part}, f", row {row}", slice_row(trial.inputs, row))
     return comparisons
 
 

@@ -1,8 +1,8 @@
 """How far outputs lie from what they should be, and whether that is near enough."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,13 +14,14 @@ class Errors:
     """The distance between two tensors in three norms, in the tensors' own unit.
 
     ``row`` is the largest RMSE of a row, a row being a vector along the last dimension; ``at`` is the index
-    of the worst element.
+    of the worst element; ``scale`` is the RMS of the tensor that the other is held against.
     """
 
     rmse: float
     row: float
     element: float
     at: tuple[int, ...]
+    scale: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Comparison:
     errors: Errors | None = None
     allowed: Errors | None = None
     scale: float | None = None
+    # the output's path, where the name says more
+    output: str = ""
 
     @property
     def ratio(self) -> float:
@@ -63,7 +66,8 @@ def compare(
         expected: its truth, of the same shape.
         tolerance: for the dtype in which ``actual`` was computed.
         floor: how far that output of the reference execution in that dtype lies from truth (:func:`errors_between`);
-            without it only rounding is allowed.
+            without it only rounding is allowed. Where ``expected`` is a part of an output, its floor is that of the
+            whole: what is added up to a small value rounds as what is added up to a large one.
     """
     shape = tuple(actual.shape)
     if shape != tuple(expected.shape):
@@ -77,8 +81,7 @@ def compare(
         return Comparison(name, shape, False, broken)
     finite = torch.isfinite(expected)
     errors = _errors(actual, expected, finite)
-    scale = rms(expected[finite])
-    allowed = _allowed(tolerance, scale, expected, floor)
+    allowed = _allowed(tolerance, expected, errors.scale, floor)
     over = [
         f"{norm} {error:.3g} > {bound:.3g}"
         for norm, error, bound in zip(
@@ -86,7 +89,7 @@ def compare(
         )
         if not error <= bound
     ]
-    return Comparison(name, shape, not over, "; ".join(over), errors, allowed, scale)
+    return Comparison(name, shape, not over, "; ".join(over), errors, allowed, errors.scale)
 
 
 def compare_all(
@@ -118,6 +121,17 @@ def errors_between(
         if other is not None and other.shape == tensor.shape and tensor.is_floating_point():
             true = _standard(tensor, tolerance)
             found[name] = _errors(_standard(other, tolerance), true, torch.isfinite(true))
+    return found
+
+
+def largest_errors(several: Iterable[Mapping[str, Errors]]) -> dict[str, Errors]:
+    """For each name the largest of each norm."""
+    found: dict[str, Errors] = {}
+    for errors in several:
+        for name, one in errors.items():
+            other = found.setdefault(name, one)
+            worst = max(one, other, key=lambda each: each.element)
+            found[name] = replace(worst, rmse=max(one.rmse, other.rmse), row=max(one.row, other.row))
     return found
 
 
@@ -160,7 +174,7 @@ def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) 
     difference = torch.where(finite, (actual - expected).abs(), 0.0)
     difference = torch.nan_to_num(difference, nan=math.inf)
     if difference.numel() == 0:
-        return Errors(0.0, 0.0, 0.0, ())
+        return Errors(0.0, 0.0, 0.0, at=())
     rows = difference.reshape(-1, difference.shape[-1]) if difference.dim() else difference.reshape(1, 1)
     worst = int(difference.argmax())
     at = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), difference.shape))
@@ -169,10 +183,12 @@ def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) 
         row=float(rows.square().mean(dim=-1).sqrt().max()),
         element=float(difference.max()),
         at=at,
+        scale=rms(expected[finite]),
     )
 
 
-def _allowed(tolerance: Tolerance, scale: float, truth: torch.Tensor, floor: Errors | None) -> Errors:
+def _allowed(tolerance: Tolerance, truth: torch.Tensor, own: float, floor: Errors | None) -> Errors:
+    scale = max(own, floor.scale) if floor else own
     eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
     rows = truth.numel() // max(1, truth.shape[-1] if truth.dim() else 1)
 

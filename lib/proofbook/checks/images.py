@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from proofbook.checks.against import against_truth
+from proofbook.checks.conditioning import judged
 from proofbook.checks.influence import Measure, arranged
 from proofbook.checks.localise import Execution
 from proofbook.checks.registry import NotApplicable, Observation, check
@@ -115,7 +116,7 @@ def channels_last(trial: Trial) -> Observation:
         return Execution(model, inputs), Execution(trial.called, trial.inputs)
 
     comparisons = trial.agree(trial.run_module(model, inputs), trial.outputs)
-    return Observation.of(comparisons, f"1 in each of {len(comparisons)} outputs", executions=executions)
+    return judged(trial, comparisons, f"1 in each of {len(comparisons)} outputs", executions=executions)
 
 
 def pictures(trial: Trial) -> Tensor:

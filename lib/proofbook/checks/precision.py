@@ -22,4 +22,4 @@ def _in_half(trial: Trial, dtype: str) -> Observation:
         raise NotApplicable(f"asked of a model in float32; this target is one of {trial.target.dtype} itself")
     half = trial.in_dtype(dtype)
     comparisons = half.compare_to_truth()
-    return judged(half, comparisons, f"1 in each of {len(comparisons)} outputs")
+    return judged(half, comparisons, f"1 in each of {len(comparisons)} outputs", executions=half.beside_truth)

@@ -128,7 +128,7 @@ def recording_alone(
     )
     for name in alone.keys() & {"logits", "last_hidden_state", "encoder_last_hidden_state"}:
         part = batch[name][row : row + 1, : alone[name].shape[1]]
-        agree({name: alone[name]}, {name: part}, {name: floor[name].double() - true[name]}, tolerance)
+        agree({name: alone[name]}, {name: part}, tolerance, (floor, true))
 
 
 @check

@@ -1,6 +1,7 @@
 """What a check is given: one model, made ready on one target, with its inputs, its outputs and their truth."""
 
 import hashlib
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,12 +15,12 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
-from proofbook.checks.compare import Comparison, Errors, compare_all, differing, errors_between
+from proofbook.checks.compare import Comparison, Errors, compare_all, differing, errors_between, largest_errors
 from proofbook.checks.decoding import Decoder
 from proofbook.checks.goal import Goal, Gradients
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
-from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, truth_of
+from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, rounded_truths, truth_of
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb
@@ -158,6 +159,26 @@ class Trial:
         floor, truth = (without_padding(each, self.inputs) for each in (self.floor, self.truth.outputs))
         return errors_between(floor, truth, self.tolerance)
 
+    def noise_of(self, inputs: Mapping[str, Any]) -> dict[str, Errors]:
+        """The noise floor of another execution than the batch's."""
+        dtype = getattr(torch, self.target.dtype)
+        outputs = floor_outputs(self.called, inputs, dtype), truth_of(self.called, inputs).outputs
+        floor, truth = (without_padding(each, inputs) for each in outputs)
+        return errors_between(floor, truth, self.tolerance)
+
+    @cached_property
+    def rounded(self) -> list[dict[str, torch.Tensor]]:
+        """The outputs of the model as it is in float64, and then with its weights rounded in other ways."""
+        dtype = getattr(torch, self.target.dtype)
+        # as the model is now: what is wrong with it, if anything, moves nothing by itself
+        return [without_padding(one, self.inputs) for one in rounded_truths(self.called, self.inputs, dtype)]
+
+    @cached_property
+    def wider_noise(self) -> dict[str, Errors]:
+        """The noise floor over several roundings of the weights: one alone may be small by luck."""
+        true, *others = self.rounded
+        return largest_errors([self.noise, *(errors_between(one, true, self.tolerance) for one in others)])
+
     @cached_property
     def goal(self) -> Goal:
         """A scalar made of all outputs, of which gradients are taken."""
@@ -207,16 +228,30 @@ class Trial:
         return self.agree(actual, expected, note)
 
     def agree(
-        self, actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], note: str = ""
+        self,
+        actual: Mapping[str, torch.Tensor],
+        expected: Mapping[str, torch.Tensor],
+        note: str = "",
+        inputs: Mapping[str, Any] | None = None,
     ) -> list[Comparison]:
         """Hold two executions on the target against each other that should give the same; both have every output named.
 
-        Each rounds in its own way, so that the floor of the batch's outputs bounds what may lie between them. The
-        names are those of outputs or, with other shapes, of parts of them.
+        Each rounds in its own way, so that the floor of the batch's outputs bounds what may lie between them: that of
+        one rounding or, where it does not, of several. The names are those of outputs or, with other shapes, of parts
+        of them.
+
+        Args:
+            actual, expected: the outputs.
+            note: what follows their names.
+            inputs: those of an execution that was not of the batch; its own floor counts as well.
         """
-        return [
-            replace(one, name=f"{one.name}{note}") for one in compare_all(actual, expected, self.tolerance, self.noise)
-        ]
+        comparisons = compare_all(actual, expected, self.tolerance, self.noise)
+        if self.truth.exact and any(not one.passed and math.isfinite(one.ratio) for one in comparisons):
+            noise = self.wider_noise
+            if inputs is not None:
+                noise = largest_errors([noise, self.noise_of(inputs)])
+            comparisons = compare_all(actual, expected, self.tolerance, noise)
+        return [replace(one, name=f"{one.name}{note}", output=one.name) for one in comparisons]
 
     @cached_property
     def draws_noise(self) -> list[str]:

@@ -1,7 +1,7 @@
 """Truth: the same weights and inputs in float64, eager attention, on the CPU; and the noise floor held against it."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,6 +15,8 @@ from proofbook.runtimes.outputs import flatten
 
 # models draw noise in places even in eval mode (stochastic vocoders, sampled codebooks)
 CALL_SEED = 20261123
+# how often weights are rounded another way
+ROUNDINGS = 3
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,39 @@ def truth_of(model: nn.Module, inputs: Mapping[str, Any]) -> Truth:
 def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The outputs of eager attention in a dtype on the CPU: their distance from truth is the noise floor."""
     return run_reference(reference_model(model, dtype), inputs, dtype)
+
+
+def rounded_truths(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The outputs in float64 of the model as it is, and then of copies that round to ``dtype`` another way.
+
+    Each weight, and each value that a layer gives, is changed at random by as much as rounding to ``dtype`` changes it
+    (Higham, Accuracy and Stability of Numerical Algorithms, 2.2: fl(x) = x (1 + d), |d| at most half an eps): how far
+    outputs move by that is how well ``dtype`` determines them, in whatever order sums are taken.
+    """
+    eps = torch.finfo(dtype).eps
+    reference = reference_model(model, torch.float64)
+    yield run_reference(reference, inputs, torch.float64)
+    for draw in range(ROUNDINGS):
+        rounded = copy.deepcopy(reference)
+        generator = torch.Generator().manual_seed(draw)
+
+        def rounding(exact: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
+            if not exact.is_floating_point():
+                return exact
+            return exact * (1 + eps * (torch.rand(exact.shape, generator=generator, dtype=torch.float64) - 0.5))
+
+        def round_outputs(_: nn.Module, __: Any, outputs: Any, rounding: Any = rounding) -> Any:
+            return tree_map_only(torch.Tensor, rounding, outputs)
+
+        with torch.no_grad():
+            for one in rounded.parameters():
+                one.copy_(rounding(one))
+        for module in rounded.modules():
+            if not any(module.children()):
+                module.register_forward_hook(round_outputs)
+        yield run_reference(rounded, inputs, torch.float64)
 
 
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
