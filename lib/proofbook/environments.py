@@ -5,11 +5,12 @@ that made it: only what differs is installed twice. It lies below the prefix of 
 Only one that holds its :data:`MARKER`, which is written last, is ever used.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -133,6 +134,28 @@ def chosen_for(needs: Iterable[str]) -> str:
     if here(needs):
         return own_name()
     return next((one.name for one in made().values() if one.meets(needs)), own_name())
+
+
+def packages(name: str) -> dict[str, str]:
+    """The releases of all packages that an environment has, its own and the shared ones, by canonical name."""
+    own = made()[name].versions if name in made() and name != own_name() else {}
+    return {**_releases(), **own}
+
+
+@cache
+def editable() -> list[str]:
+    """The packages other than proofbook whose sources lie where they can be edited: their releases tell nothing."""
+    found = []
+    for one in distributions():
+        origin = json.loads(one.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable") and canonicalize_name(one.name) != "proofbook":
+            found.append(one.name)
+    return sorted(found)
+
+
+@cache
+def _releases() -> dict[str, str]:
+    return {canonicalize_name(one.name): one.version for one in distributions() if one.name}
 
 
 def _installed(needs: Iterable[str]) -> dict[str, str]:

@@ -10,7 +10,9 @@ By hand: ``papermill --engine proofbook --execution-timeout 120 IN.ipynb OUT.ipy
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from papermill.log import logger
 from proofbook.batch.kernels import Kernel, Stopped, Switch, TimeLimit, start_kernel
 from proofbook.batch.ledger import METADATA
 from proofbook.batch.parents import Parents
+from proofbook.batch.quiet import BUSY, TAG, Load, Quiet
 from proofbook.verdict import Verdict
 
 # seconds for a kernel to start, and for the output of a finished cell to arrive on a busy machine
@@ -69,6 +72,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         interpreter: str | None = None,
         parents: Parents | None = None,
         switch: Switch | None = None,
+        quiet: Quiet | None = None,
         **kwargs: Any,
     ) -> None:
         """Execute the cells in a kernel of its own.
@@ -84,6 +88,8 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             interpreter: the kernel's Python; this one by default.
             parents: whence a warm kernel comes; without, the kernel is cold.
             switch: what else can end the execution.
+            quiet: lets cells tagged ``timings`` run while nothing else does that it knows of; the metadata then hold
+                ``busy_cores`` under ``BUSY``. Without, they run as all others.
             kwargs: other options of papermill's; none of them has a meaning here.
 
         Raises:
@@ -92,6 +98,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         switch = switch or Switch()
         folder = Path((resources or {}).get("metadata", {}).get("path") or Path.cwd())
         with (
+            quiet.beside() if quiet else nullcontext(),
             start_kernel(environment or {}, folder, interpreter or sys.executable, parents) as kernel,
             switch.holds(kernel),
         ):
@@ -106,6 +113,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
                 iopub_timeout=OUTPUT,
             )
             with TimeLimit(kernel, execution_timeout) as limit:
+                client.limit, client.quiet = limit, quiet
                 error = client.run()
             if switch.is_off:
                 raise Stopped
@@ -119,6 +127,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     """papermill's client, which keeps the error that ended the execution and the cell in which it came."""
 
     at: int | None = None
+    limit: TimeLimit
+    quiet: Quiet | None = None
 
     def run(self) -> BaseException | None:
         """Execute all cells; the error that ended it before the last, if one did."""
@@ -132,7 +142,27 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         return None
 
     def papermill_execute_cells(self) -> None:
-        for index, cell in enumerate(self.nb.cells):
+        cells = list(enumerate(self.nb.cells))
+        for timed, group in groupby(cells, lambda one: TAG in one[1].metadata.get("tags", ())):
+            if self.quiet is None:
+                self._execute(group)
+            elif timed:
+                self._execute_alone(self.quiet, group)
+            else:
+                self._execute(group, self.quiet)
+
+    def _execute_alone(self, quiet: Quiet, cells: Iterable[tuple[int, NotebookNode]]) -> None:
+        with ExitStack() as stack:
+            with self.limit.suspended():
+                load: Load = stack.enter_context(quiet.alone())
+            self._execute(cells)
+        self.nb.metadata[BUSY] = load.cores
+
+    def _execute(self, cells: Iterable[tuple[int, NotebookNode]], quiet: Quiet | None = None) -> None:
+        for index, cell in cells:
+            if quiet:
+                with self.limit.suspended():
+                    quiet.let_pass()
             self.at = index
             self.nb_man.cell_start(cell, index)
             try:

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ KERNEL_NAME = "python3"
 PROVISIONER = "proofbook-warm"
 # how long a kernel may take to answer an interrupt before it is killed, in seconds
 GRACE = 5.0
+# how often a limit that is suspended is looked at, in seconds
+_TICK = 0.05
 # the longest path of a socket, less the number that is added to it; macOS has the shortest
 SOCKET_PATH = 100
 # the signal on which a kernel writes down where it is; Windows has none
@@ -158,6 +161,8 @@ class TimeLimit(AbstractContextManager["TimeLimit"]):
         self.passed = False
         self._kernel = kernel
         self._over = threading.Event()
+        self._waited = 0.0
+        self._waits_since: float | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
@@ -170,13 +175,28 @@ class TimeLimit(AbstractContextManager["TimeLimit"]):
         if self.seconds is not None:
             self._thread.join()
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let the time within the block not count."""
+        self._waits_since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._waited, self._waits_since = self._waited + time.monotonic() - self._waits_since, None
+
     def _watch(self) -> None:
-        if self._over.wait(self.seconds):
-            return
+        start = time.monotonic()
+        while (left := self._left(start)) > 0:
+            if self._over.wait(max(left, _TICK)):
+                return
         self.passed = True
         self._kernel.interrupt()
         if not self._over.wait(GRACE):
             self._kernel.kill()
+
+    def _left(self, start: float) -> float:
+        now, since = time.monotonic(), self._waits_since
+        return (self.seconds or 0) + self._waited + (now - since if since is not None else 0) - (now - start)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from proofbook.batch.account import Efficiency, efficiency, execution_of
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.files import write_atomic
 from proofbook.verdict import Verdict
@@ -72,6 +73,11 @@ class Ledger:
             raise LedgerOpen(f"the ledger does not close: {line}; see {', '.join(differ)}")
         return line
 
+    @property
+    def efficiency(self) -> Efficiency | None:
+        """How much of the time of its cores the run spent within cells."""
+        return efficiency(self.cases)
+
     def blocked_targets(self) -> list[str]:
         """The targets on which not one case could run."""
         found: dict[str, set[Verdict]] = {}
@@ -112,19 +118,21 @@ def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
         metadata = _metadata(path)
     except ValueError as error:
         return Result(_row(run, planned, Verdict.ERROR, f"{planned.notebook} is not a readable notebook: {error}"))
-    execution = metadata.get(METADATA)
+    account = execution_of(metadata).model_dump()
     try:
         found = scraps.read(path)
     except scraps.NoScraps as error:
-        verdict, reason = _without_scraps(execution, error)
+        verdict, reason = _without_scraps(metadata.get(METADATA), error)
         reason = reason.replace(str(path), planned.notebook)
-        return Result(_row(run, planned, verdict, reason, seconds=_duration(metadata)))
+        row = _row(run, planned, verdict, reason, seconds=_duration(metadata))
+        return Result(row.model_copy(update=account))
     if found.case.case != planned.case:
         reason = f"{planned.notebook} holds the scraps of another case, {found.case.case}"
         return Result(_row(run, planned, Verdict.ERROR, reason))
     verdict, reason = _judged(found.case, metadata)
     row = found.case.model_copy(
         update={
+            **account,
             "run": run,
             "notebook": planned.notebook,
             "rerun": planned.rerun,

@@ -9,18 +9,23 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proofbook.batch.account import METADATA as ACCOUNT
+from proofbook.batch.account import Batch
 from proofbook.batch.kernels import KERNEL_NAME, Stopped, Switch, kernel_environment
 from proofbook.batch.ledger import METADATA, Result, read_result
-from proofbook.batch.machine import MachineryFailed, threads
+from proofbook.batch.machine import MachineryFailed, threads, visible
 from proofbook.batch.parents import Cold, Parents
 from proofbook.batch.plan import Plan, PlannedCase
-from proofbook.catalog import Weights
+from proofbook.batch.quiet import BUSY, Quiet
+from proofbook.batch.reuse import Keys
+from proofbook.batch.schedule import Admission, Schedule
+from proofbook.catalog import Timings, Weights
 from proofbook.catalog.environments import CURRENT
 from proofbook.environments import interpreter, kernel_name, own_name
 from proofbook.files import write_atomic
@@ -57,42 +62,37 @@ def execute(
     plan: Plan,
     folder: Path,
     notebooks: Path,
-    jobs: int,
+    schedule: Schedule,
     *,
-    only: Sequence[PlannedCase] | None = None,
+    keys: Keys | None = None,
     warm: bool = False,
 ) -> Generator[Event, None, None]:
     """Execute cases of a plan, and yield what happens as it happens.
 
-    Cases with tiny weights run ``jobs`` at a time; each with real weights has the machine to itself. When the
-    iterator is closed or interrupted, the kernels that run are killed, and their cases leave nothing.
+    When the iterator is closed or interrupted, the kernels that run are killed, and their cases leave nothing.
 
     Args:
         plan: the run's plan.
         folder: the run's folder.
         notebooks: the folder of the category notebooks.
-        jobs: how many cases run at a time, one or more.
-        only: the cases to execute; all by default.
+        schedule: the cases to execute, and which of them may run at a time.
+        keys: what the outcome of each depends on; without, nobody can tell later whether that has changed.
         warm: whether cases with tiny weights run in warm kernels, as far as these can be had.
 
     Raises:
         MachineryFailed: not even the failure of a case could be written down.
     """
-    cases = plan.cases if only is None else only
-    tiny = [case for case in cases if case.weights is Weights.TINY]
-    # beside what they do themselves, imports are nothing; and with several threads nothing is forked
-    real = [case for case in cases if case.weights is not Weights.TINY]
+    batch = Batch(min(schedule.room.cores, schedule.room.jobs * threads(Weights.TINY)))
     with Parents() as parents:
         if warm:
-            _warm_up(parents, tiny)
+            _warm_up(parents, plan.cases)
         _load_papermill()
-        yield from _Workers(plan, folder, notebooks, tiny, jobs, parents if warm else None)
-    yield from _Workers(plan, folder, notebooks, real, 1)
+        yield from _Workers(plan, folder, notebooks, schedule, batch, keys, parents if warm else None)
 
 
 def _warm_up(parents: Parents, cases: Sequence[PlannedCase]) -> None:
     """Let the parent of most cases import what it needs while this process does the same."""
-    if any(case.environment in (CURRENT, own_name()) for case in cases):
+    if any(case.environment in (CURRENT, own_name()) and case.weights is Weights.TINY for case in cases):
         with suppress(Cold):  # each kernel asks again, and says why
             parents.start(sys.executable, {**os.environ, **kernel_environment(threads(Weights.TINY))})
 
@@ -105,20 +105,19 @@ class _Workers:
         plan: Plan,
         folder: Path,
         notebooks: Path,
-        cases: Sequence[PlannedCase],
-        width: int,
-        parents: Parents | None = None,
+        schedule: Schedule,
+        batch: Batch,
+        keys: Keys | None,
+        parents: Parents | None,
     ) -> None:
         self._plan, self._folder, self._notebooks, self._parents = plan, folder, notebooks, parents
-        self._left: queue.SimpleQueue[PlannedCase] = queue.SimpleQueue()
-        for case in cases:
-            self._left.put(case)
+        self._schedule, self._batch, self._keys = schedule, batch, keys
+        self._quiet = Quiet() if plan.timings is Timings.ALONE else None
         self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
-        self._unfinished = len(cases)
+        self._unfinished = schedule.total
         self._switch = Switch()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"case-{number}") for number in range(min(width, len(cases)))
-        ]
+        width = min(schedule.room.jobs, schedule.total)
+        self._threads = [threading.Thread(target=self._work, name=f"case-{number}") for number in range(width)]
 
     def __iter__(self) -> Iterator[Event]:
         try:
@@ -131,6 +130,7 @@ class _Workers:
                 self._unfinished -= isinstance(event, Finished)
                 yield event
         finally:
+            self._schedule.stop()
             self._switch.off()
             if self._parents:  # a thread may wait for one that still imports
                 self._parents.close()
@@ -139,25 +139,40 @@ class _Workers:
                     thread.join()
 
     def _work(self) -> None:
-        while not self._switch.is_off:
+        while (admitted := self._schedule.take()) is not None:
             try:
-                case = self._left.get_nowait()
-            except queue.Empty:
-                return
-            self._events.put(Started(case))
-            try:
-                execute_case(case, self._plan.run, self._folder, self._notebooks, self._switch, self._parents)
-                for sentence in self._parents.news() if self._parents else ():
-                    self._events.put(Noticed(sentence))
-                self._events.put(Finished(case, read_result(self._folder, self._plan.run, case)))
+                self._execute(admitted)
             except Stopped:
                 return
             except OSError as error:
-                self._events.put(MachineryFailed(f"{case.case}: its notebook can't be written: {error}"))
+                said = f"{admitted.case.case}: its notebook can't be written: {error}"
+                self._events.put(MachineryFailed(said))
                 return
             except BaseException as error:  # a defect of the batch: it must end the run, not a thread
                 self._events.put(error)
                 return
+            finally:
+                self._schedule.give_back(admitted)
+
+    def _execute(self, admitted: Admission) -> None:
+        case = admitted.case
+        self._events.put(Started(case))
+        execute_case(
+            case,
+            self._plan.run,
+            self._folder,
+            self._notebooks,
+            self._switch,
+            # beside what a case with real weights does, imports are nothing; and with several threads nothing is forked
+            self._parents if case.weights is Weights.TINY else None,
+            variables=visible(admitted.need.device, admitted.unit),
+            batch=self._batch,
+            quiet=self._quiet,
+            keys=self._keys,
+        )
+        for sentence in self._parents.news() if self._parents else ():
+            self._events.put(Noticed(sentence))
+        self._events.put(Finished(case, read_result(self._folder, self._plan.run, case)))
 
 
 def execute_case(
@@ -167,10 +182,16 @@ def execute_case(
     notebooks: Path,
     switch: Switch | None = None,
     parents: Parents | None = None,
+    *,
+    variables: Mapping[str, str] | None = None,
+    batch: Batch | None = None,
+    quiet: Quiet | None = None,
+    keys: Keys | None = None,
 ) -> None:
     """Execute one case. Its notebook appears in the run's folder when it is complete, whatever its verdict.
 
-    Without ``parents`` its kernel is cold.
+    Without ``parents`` its kernel is cold. ``variables`` are set in it beside the usual ones. For a ``batch`` the
+    notebook holds an account of the execution, with its key among ``keys``. With ``quiet`` its calls are timed alone.
 
     Raises:
         Stopped: the switch was turned off; there is no notebook.
@@ -182,6 +203,7 @@ def execute_case(
     source, final = notebooks / f"{case.category}.ipynb", folder / case.notebook
     partial = final.with_name(f".{case.case}.{os.getpid()}.partial.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
+    begun = batch.begin(case) if batch else None
     try:
         # where the case may leave whatever it likes
         with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as work:
@@ -198,10 +220,11 @@ def execute_case(
                     request_save_on_cell_execute=False,
                     execution_timeout=case.time_limit,
                     resources={"metadata": {"path": work}},
-                    environment=kernel_environment(threads(case.weights)),
+                    environment={**kernel_environment(threads(case.weights)), **(variables or {})},
                     interpreter=interpreter(case.environment),
                     parents=parents,
                     switch=switch,
+                    quiet=quiet,
                 )
             _bring_reproduction(Path(work), final)
         content = _relocated(partial, source, case)
@@ -211,7 +234,14 @@ def execute_case(
         content = _obituary(case, source, error)
     finally:
         partial.unlink(missing_ok=True)
-    write_atomic(final, content)
+    busy = content["metadata"].pop(BUSY, None)
+    if batch and begun:
+        timings = Timings.BESIDE if busy is None else Timings.ALONE
+        # asked only now, as whatever changed meanwhile makes it unknown
+        key = keys.of(case) if keys and keys.hold() else ""
+        account = batch.end(begun, content, key=key, timings=timings, busy_cores=busy)
+        content["metadata"][ACCOUNT] = account.model_dump(mode="json", exclude_defaults=True)
+    write_atomic(final, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def parameters(case: PlannedCase, run: str = "") -> dict[str, Any]:
@@ -250,16 +280,16 @@ def _unformatted(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _relocated(partial: Path, source: Path, case: PlannedCase) -> str:
+def _relocated(partial: Path, source: Path, case: PlannedCase) -> dict[str, Any]:
     """The executed notebook, whose metadata name its own place rather than paths of this machine."""
-    content = json.loads(partial.read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(partial.read_text(encoding="utf-8"))
     metadata = content["metadata"]
     metadata["papermill"].update(input_path=f"notebooks/{source.name}", output_path=case.notebook)
     metadata["kernelspec"] = kernelspec(case)  # so that JupyterLab opens it in the same environment
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return content
 
 
-def _obituary(case: PlannedCase, source: Path, error: Exception) -> str:
+def _obituary(case: PlannedCase, source: Path, error: Exception) -> dict[str, Any]:
     """A notebook for a case that could not be executed at all."""
     import nbformat
 
@@ -276,7 +306,7 @@ def _obituary(case: PlannedCase, source: Path, error: Exception) -> str:
         METADATA: {"verdict": str(verdict), "reason": reason},
         "papermill": {"parameters": parameters(case)},
     }
-    return f"{nbformat.writes(nbformat.v4.new_notebook(cells=cells, metadata=metadata))}\n"
+    return dict(nbformat.v4.new_notebook(cells=cells, metadata=metadata))
 
 
 def _load_papermill() -> None:

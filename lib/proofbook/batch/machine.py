@@ -4,15 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from proofbook.catalog import Catalog, Weights
 
-# what the kernel of a tiny case takes at most, torch and transformers included: 0.3 to 1 GB seen
-KERNEL_BYTES = 1.5e9
 PROBE_SECONDS = 300
+# the variables by which drivers hide units of a device from a process
+_VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "rocm": "HIP_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK"}
 
 
 class MachineryFailed(RuntimeError):
@@ -20,10 +22,14 @@ class MachineryFailed(RuntimeError):
 
 
 class DeviceState(BaseModel):
-    """Whether a device computes here; ``detail`` names it, or says why not, and ``remedy`` what it would take."""
+    """Whether a device computes here; ``detail`` names it, or says why not, and ``remedy`` what it would take.
+
+    ``count`` is how many units of it there are.
+    """
 
     available: bool
     detail: str
+    count: int = 0
     remedy: str = ""
 
 
@@ -36,15 +42,71 @@ def cores() -> int:
 
 
 def available_bytes() -> int:
-    """The memory that new processes can have without swapping."""
+    """The memory that new processes can have without swapping, within the limits of this process's cgroup."""
     import psutil
 
-    return int(psutil.virtual_memory().available)
+    return min([psutil.virtual_memory().available, *limits()])
+
+
+def limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What the cgroups of this process leave of their limits of memory, in bytes; none outside of Linux.
+
+    Args:
+        root: where the system shows cgroups.
+        own: the file that names those of this process.
+    """
+    left = []
+    for folder in _cgroups(root, own):
+        for limit, usage, cached in _FILES:
+            try:
+                allowed, used = (int((folder / name).read_text()) for name in (limit, usage))
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # not of this version of cgroups, or `max`
+                continue
+            left.append(max(0, allowed - used + int(statistics.get(cached, 0))))
+    return left
+
+
+# limit, usage, and what of the usage is a cache of files that can go; of version 2 and version 1
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def _cgroups(root: Path, own: Path) -> list[Path]:
+    """The folders of this process's cgroup for memory and of all above it, as far as they are to be seen."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            top = root / controllers
+            inner = top / path.lstrip("/")
+            # within a container the path may be that of the host, of which only the top is to be seen
+            found += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(top)]
+    return found
 
 
 def default_jobs() -> int:
-    """How many cases run at a time unless told otherwise: one a core, as far as memory reaches."""
-    return max(1, min(cores(), int(available_bytes() / KERNEL_BYTES)))
+    """How many cases run at a time unless told otherwise: as many as have their threads on cores of their own.
+
+    How many of them memory holds is seen when each begins (:mod:`proofbook.batch.schedule`).
+    """
+    return max(1, cores() // threads(Weights.TINY))
+
+
+def units(kinds: Iterable[str]) -> dict[str, int]:
+    """How many units this machine has of each of these devices other than the CPU; those it lacks are left out.
+
+    Raises:
+        MachineryFailed: the devices can't be found.
+    """
+    wanted = set(kinds) - {"cpu"}
+    return {kind: state.count for kind in sorted(wanted) if (state := devices().get(kind)) and state.available}
 
 
 def threads(weights: Weights) -> int:
@@ -79,6 +141,15 @@ def devices() -> dict[str, DeviceState]:
     except (ValidationError, ValueError) as error:
         cause = f"its answer makes no sense: {error}"
     raise MachineryFailed(f"finding the devices of this machine failed (`{' '.join(command[1:])}`): {cause}")
+
+
+def visible(kind: str | None, unit: int | None) -> dict[str, str]:
+    """The variable by which a process sees only one unit of a device; none where there is nothing to choose."""
+    name = _VISIBLE.get(kind or "")
+    if name is None or unit is None:
+        return {}
+    chosen = [one for one in os.environ.get(name, "").split(",") if one]
+    return {name: chosen[unit] if unit < len(chosen) else str(unit)}
 
 
 def usable_targets(catalog: Catalog) -> list[str]:

@@ -29,6 +29,7 @@ _LAUNCHER = ("-m", "ipykernel_launcher")
 _DIED = "the process to fork from has died"
 # variables that are a kernel's own, or that nothing reads at import
 _OWN = {"IPYTHONDIR", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PWD", "OLDPWD", "SHLVL", "_", "TMPDIR"}
+_OWN |= {"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"}  # of drivers, which only kernels call
 # what keeps libraries from starting threads when they are imported: jemalloc within pyarrow, which pandas brings
 _ONE_THREAD = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import proofbook
-from proofbook.catalog import Catalog, Category, Model, UnknownName, Weights
+from proofbook.catalog import Catalog, Category, Model, Timings, UnknownName, Weights
 from proofbook.catalog.environments import CURRENT
 from proofbook.environments import chosen_for, made, own_name
 from proofbook.files import write_atomic
@@ -61,6 +61,8 @@ class Plan(_Frozen):
     version: str
     suite: str | None
     seed: int
+    # among what calls are timed
+    timings: Timings = Timings.BESIDE
     targets: tuple[str, ...]
     cases: tuple[PlannedCase, ...]
 
@@ -102,12 +104,13 @@ def make_plan(
     seed: int = 0,
     time_limit: float | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
+    timings: Timings | None = None,
 ) -> Plan:
     """Plan the cases of a suite, of models or of categories, on every target given.
 
     With a suite, ``models`` and ``categories`` keep only those of its cases; without one, ``models`` are the cases, or
     ``categories`` select from the models of ``params/models/``; with none of the three, the suite is
-    :data:`DEFAULT_SUITE`. ``weights`` replaces what the suite says.
+    :data:`DEFAULT_SUITE`. ``weights`` and ``timings`` replace what the suite says.
     A case runs in ``environment``, else in the one that this machine has for what its model needs. ``variants`` of a
     model, by its name, are further cases of its tiny weights.
 
@@ -147,6 +150,7 @@ def make_plan(
         version=proofbook.__version__,
         suite=suite,
         seed=seed,
+        timings=timings or (catalog.suite(suite).timings if suite else Timings.BESIDE),
         targets=tuple(dict.fromkeys(targets)),
         cases=tuple(cases),
     )

@@ -3,15 +3,20 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
+from proofbook.batch.history import History
 from proofbook.batch.ledger import Ledger, read_ledger
+from proofbook.batch.machine import available_bytes, cores, units
 from proofbook.batch.plan import Plan, PlannedCase
+from proofbook.batch.reuse import Keys
+from proofbook.batch.schedule import Room, Schedule
+from proofbook.catalog import Catalog, load_catalog
 from proofbook.verdict import Verdict
 
 
@@ -79,6 +84,10 @@ def execute_run(
     jobs: int,
     console: Console,
     warm: bool = False,
+    *,
+    history: History | None = None,
+    keys: Keys | None = None,
+    per_device: int = 1,
 ) -> Ledger:
     """Execute what a run still lacks, write its ledger and close it.
 
@@ -89,6 +98,9 @@ def execute_run(
         jobs: how many cases run at a time.
         console: where to show the progress.
         warm: whether cases run in warm kernels, as far as these can be had.
+        history: what earlier runs tell of how long cases take, and how much memory.
+        keys: what the outcome of each case depends on, to be kept with it.
+        per_device: how many cases may share a GPU.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
@@ -99,16 +111,23 @@ def execute_run(
     from proofbook.batch.progress import Progress
 
     cases = unfinished(plan, folder)
+    schedule = _schedule(cases, load_catalog(notebooks.parent / "params"), history or History(), jobs, per_device)
     with _interruptible_once():
         try:
             with (
-                closing(execute(plan, folder, notebooks, jobs, only=cases, warm=warm)) as events,
+                closing(execute(plan, folder, notebooks, schedule, keys=keys, warm=warm)) as events,
                 Progress(console, len(cases)) as progress,
             ):
                 progress.follow(events)
         except KeyboardInterrupt:
             raise Interrupted(folder, write_ledger(folder, console)) from None
         return write_ledger(folder, console)
+
+
+def _schedule(cases: Sequence[PlannedCase], catalog: Catalog, history: History, jobs: int, per_device: int) -> Schedule:
+    needs = [(case, history.need(case, catalog.target(case.target))) for case in cases]
+    devices = units(need.device for _, need in needs if need.device)
+    return Schedule(needs, Room(jobs, cores(), available_bytes, devices, per_device))
 
 
 def write_ledger(folder: Path, console: Console) -> Ledger:
@@ -121,6 +140,8 @@ def write_ledger(folder: Path, console: Console) -> Ledger:
     ledger = read_ledger(folder)
     ledger.write(folder)
     console.print(f"ledger: {ledger.closes()}", highlight=False)
+    if ledger.efficiency:
+        console.print(str(ledger.efficiency), highlight=False)
     return ledger
 
 

@@ -44,6 +44,13 @@ class Weights(StrEnum):
     HUB = "hub"  # the checkpoint itself, through huggingface_hub and its cache
 
 
+class Timings(StrEnum):
+    """Among what the calls of a case are timed."""
+
+    BESIDE = "beside"  # whatever else the batch runs
+    ALONE = "alone"  # no other case of the batch computes meanwhile
+
+
 class Entry(BaseModel):
     """Base of all entries: unknown keys are refused, and entries never change once read."""
 
@@ -221,6 +228,8 @@ class Suite(Entry):
     discovered: bool = False
     # seconds a case may take before it is a timeout
     time_limit: float = Field(default=300, gt=0)
+    # `alone` for figures to publish: it costs the time in which all others wait
+    timings: Timings = Timings.BESIDE
 
     @model_validator(mode="after")
     def _holds_something(self) -> Self:

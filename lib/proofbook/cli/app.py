@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from proofbook.batch.variants import Extent
-from proofbook.catalog import Category, Weights
+from proofbook.catalog import Category, Timings, Weights
 from proofbook.cli.environments import commands as environments
 from proofbook.cli.errors import exit_code_of
 
@@ -79,6 +79,15 @@ def run(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cases at a time; one a core, as far as memory reaches.")
     ] = None,
+    per_device: Annotated[int, typer.Option(min=1, help="Cases at a time on one GPU.")] = 1,
+    timings: Annotated[
+        Timings | None,
+        typer.Option(help="Time calls beside other cases, or alone, while these wait; beside, or as the suite says."),
+    ] = None,
+    changed: Annotated[
+        bool,
+        typer.Option("--changed", help="Run only what has changed; bring over what earlier runs found for the rest."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; outputs/<time, UTC>.")] = None,
     resume: Annotated[
         str | None, typer.Option(help="Run to continue (path, name or latest): its cases without a notebook.")
@@ -94,7 +103,7 @@ def run(
     Each case is a model on a target. --model and --category select from all models, or, with --suite, from the
     suite's cases. A case with tiny weights gets one thread, one with real weights the whole machine.
     """
-    from proofbook.cli.running import Selection, continue_run, start_run
+    from proofbook.cli.running import Manner, Selection, continue_run, start_run
 
     selection = Selection(
         suite=suite,
@@ -107,12 +116,13 @@ def run(
         variants=variants,
         seed=seed,
         time_limit=time_limit,
+        timings=timings,
         out=out,
     )
-    if resume is None:
-        code = start_run(selection, jobs, report, cold)
-    else:
-        code = continue_run(resume, selection, jobs, report, cold)
+    manner = Manner(jobs, per_device, report, cold)
+    if resume is not None and changed:
+        raise typer.BadParameter("--resume continues a run as it was planned: --changed is for a new one")
+    code = start_run(selection, manner, changed) if resume is None else continue_run(resume, selection, manner)
     raise typer.Exit(code)
 
 

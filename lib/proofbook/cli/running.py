@@ -2,21 +2,26 @@
 
 import shlex
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from proofbook.batch.bringing import bring_over
+from proofbook.batch.history import History
 from proofbook.batch.ledger import Ledger
 from proofbook.batch.machine import MachineryFailed, cores, default_jobs, usable_targets
 from proofbook.batch.parents import unavailable
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
+from proofbook.batch.reuse import Keys
 from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
 from proofbook.batch.variants import Extent, variants_for
-from proofbook.catalog import Category, Weights, load_catalog
+from proofbook.catalog import Category, Timings, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
 from proofbook.cli.errors import FELL_SHORT, STOPPED, WrongUsage
+from proofbook.environments import editable
 
 # commands shown at the end of a run; the summary has them all
 LAST_SHOWN = 20
@@ -36,11 +41,22 @@ class Selection:
     variants: Extent | None
     seed: int
     time_limit: float | None
+    timings: Timings | None
     out: Path | None
 
 
-def start_run(wanted: Selection, jobs: int | None, report: bool, cold: bool) -> int:
-    """Plan and execute a new run; the exit status."""
+@dataclass(frozen=True)
+class Manner:
+    """How cases are executed."""
+
+    jobs: int | None
+    per_device: int
+    report: bool
+    cold: bool
+
+
+def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
+    """Plan and execute a new run, ``changed`` only what earlier ones have no answer for; the exit status."""
     out, workbook = console(), root()
     catalog = load_catalog(workbook / "params")
     targets = wanted.targets
@@ -58,6 +74,7 @@ def start_run(wanted: Selection, jobs: int | None, report: bool, cold: bool) -> 
         "environment": wanted.environment,
         "seed": wanted.seed,
         "time_limit": wanted.time_limit,
+        "timings": wanted.timings,
     }
     plan = make_plan(catalog, **chosen)
     if wanted.variants:
@@ -66,16 +83,20 @@ def start_run(wanted: Selection, jobs: int | None, report: bool, cold: bool) -> 
     folder = new_folder(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
     plan.save(folder)
-    return _execute(plan, folder, workbook, jobs, report, cold, out)
+    if changed:
+        _bring_over(plan, folder, workbook, out)
+    return _execute(plan, folder, workbook, manner, out)
 
 
-def continue_run(name: str, wanted: Selection, jobs: int | None, report: bool, cold: bool) -> int:
+def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
     """Execute the cases that a run still lacks; the exit status."""
     if any(asdict(wanted).values()):
-        raise WrongUsage("--resume continues a run as it was planned: only --jobs, --cold and --no-report go with it")
+        raise WrongUsage(
+            "--resume continues a run as it was planned: only --jobs, --per-device, --cold and --no-report go with it"
+        )
     workbook = root()
     folder = find_run(name, workbook / "outputs")
-    return _execute(Plan.load(folder), folder, workbook, jobs, report, cold, console())
+    return _execute(Plan.load(folder), folder, workbook, manner, console())
 
 
 def report_run(name: str) -> None:
@@ -85,11 +106,28 @@ def report_run(name: str) -> None:
     _report(folder, out)
 
 
-def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report: bool, cold: bool, out: Console) -> int:
-    jobs = jobs or default_jobs()
+def _keys(plan: Plan, workbook: Path) -> Keys:
+    params = workbook / "params"
+    return Keys(load_catalog(params), params, workbook / "notebooks", plan.timings, date.today())
+
+
+def _bring_over(plan: Plan, folder: Path, workbook: Path, out: Console) -> None:
+    if editable():
+        said = f"{', '.join(editable())} can be edited where it is installed"
+        out.print(f"all cases run: {said}, so nobody can tell whether it has changed", highlight=False, soft_wrap=True)
+        return
+    with out.status("looking for results that still hold"):
+        brought = bring_over(plan, folder, _keys(plan, workbook), workbook / "outputs")
+    out.print(str(brought), markup=False, highlight=False, soft_wrap=True)
+    for said in brought.damaged:
+        out.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Console) -> int:
+    jobs = manner.jobs or default_jobs()
     left = len(unfinished(plan, folder))
     # a case a core imports no more often by itself than a parent for them would
-    warm = not cold and unavailable() is None and left > jobs
+    warm = not manner.cold and unavailable() is None and left > jobs
     kernels = "warm" if warm else "cold"
     out.print(
         f"run {plan.run}: {left} of {len(plan.cases)} cases to execute on {', '.join(plan.targets)}; "
@@ -97,14 +135,27 @@ def _execute(plan: Plan, folder: Path, workbook: Path, jobs: int | None, report:
         highlight=False,
         soft_wrap=True,
     )
+    history = History.of(workbook / "outputs")
+    for said in history.damaged:
+        out.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        ledger = execute_run(plan, folder, workbook / "notebooks", jobs, out, warm)
+        ledger = execute_run(
+            plan,
+            folder,
+            workbook / "notebooks",
+            jobs,
+            out,
+            warm,
+            history=history,
+            keys=_keys(plan, workbook),
+            per_device=manner.per_device,
+        )
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
         out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)
         return STOPPED
     _close(ledger, out)
-    if report:
+    if manner.report:
         _report(folder, out)
     return FELL_SHORT if ledger.fell_short else 0
 

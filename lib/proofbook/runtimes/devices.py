@@ -19,10 +19,11 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Device:
-    """One device: whether it computes, and its name or what is missing."""
+    """One device: whether it computes, its name or what is missing, and how many units of it there are."""
 
     available: bool
     detail: str
+    count: int = 0
 
 
 def torch_device(name: str) -> torch.device:
@@ -54,7 +55,7 @@ def detect(name: str) -> Device:
             return Device(False, f"the product of two 8×8 matrices on {device} is wrong")
     except Exception as error:  # each backend raises its own
         return Device(False, f"using {device} raised {type(error).__name__}: {error}")
-    return Device(True, _description(name))
+    return Device(True, _description(name), _count(name))
 
 
 def detect_all() -> dict[str, Device]:
@@ -103,9 +104,15 @@ def _description(name: str) -> str:
         case "mps":
             return "Apple GPU"
         case _:
-            backend = getattr(torch, torch_device(name).type)
-            count = backend.device_count()
+            backend, count = getattr(torch, torch_device(name).type), _count(name)
             return f"{backend.get_device_name(0)}{f' and {count - 1} more' if count > 1 else ''}"
+
+
+def _count(name: str) -> int:
+    """The units of a device that computes, which each could run a case of its own."""
+    if name in ("cpu", "mps"):
+        return 1
+    return int(getattr(torch, torch_device(name).type).device_count())
 
 
 if __name__ == "__main__":

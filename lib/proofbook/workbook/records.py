@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
-from proofbook.catalog import Category, Weights
+from proofbook.catalog import Category, Timings, Weights
 from proofbook.catalog.environments import CURRENT
 from proofbook.verdict import Verdict
 
@@ -31,7 +31,36 @@ class CheckRecord(Record):
     detail: str = ""
 
 
-class CaseRecord(Record):
+class Execution(Record):
+    """How a batch executed a case, by its own account, which it leaves in the notebook's metadata.
+
+    Times in seconds by a clock that nobody sets. A case that was executed by hand has none of it.
+    """
+
+    # when its kernel was asked for: UTC, ISO 8601
+    executed: str = ""
+    # the run that executed it, where this one only brought it over
+    reused: str = ""
+    # which batch of its run: when that began, UTC, ISO 8601; a run that is resumed has several
+    batch: str = ""
+    # the cores that the batch had for its cases
+    cores: int | None = None
+    threads: int | None = None
+    # from the beginning of the batch to that of the case
+    began_s: float | None = None
+    # from there to its end, starting the kernel and waiting for others included
+    wall_s: float | None = None
+    # within cells
+    cells_s: float | None = None
+    # whether its calls were timed while no other case of the batch ran
+    timings: Timings = Timings.BESIDE
+    # the cores of the machine that were busy while they were timed alone, whoever kept them so
+    busy_cores: float | None = None
+    # the hash of all that the outcome depends on; empty where that is not known
+    key: str = ""
+
+
+class CaseRecord(Execution):
     """One planned case. Times in seconds unless the name says otherwise; memory in MB (10^6 bytes)."""
 
     run: str = ""
