@@ -60,6 +60,10 @@ def _test_case(results: Results, case: CaseRecord) -> ET.Element:
             "time": f"{case.seconds or 0:.3f}",
         },
     )
+    if case.reused:
+        properties = ET.SubElement(element, "properties")
+        for name, value in {"reused from run": case.reused, "executed": case.executed}.items():
+            ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
     kind = ELEMENTS.get(case.verdict)
     if kind is not None:
         said = {"message": _clean(f"{case.verdict}: {case.reason}".removesuffix(": "))}

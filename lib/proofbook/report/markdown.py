@@ -7,7 +7,7 @@ from proofbook.report.collect import Results
 from proofbook.report.facts import recorded_versions
 from proofbook.report.findings import SHORT, by_cause, short_checks
 from proofbook.report.markup import TRIAGE, count_of, label
-from proofbook.report.overview import duration, headline
+from proofbook.report.overview import day, duration, headline
 from proofbook.verdict import Verdict
 from proofbook.workbook.records import CaseRecord
 
@@ -25,6 +25,7 @@ def summary_markdown(results: Results) -> str:
         _failures(results),
         "## What was missing",
         _blocked(results),
+        *_brought_over(results),
         "## Versions",
         _versions(results),
     ]
@@ -78,6 +79,23 @@ def _blocked(results: Results) -> str:
     return (
         table_of(["what", "why, and what to do", "cases", "which"], rows) if rows else "Nothing: no case was blocked."
     )
+
+
+def _brought_over(results: Results) -> list[str]:
+    """The cases that this run did not execute, by the run that did and its day."""
+    groups: dict[tuple[str, str], list[CaseRecord]] = {}
+    for case in results.cases:
+        if case.reused:
+            groups.setdefault((case.reused, day(case.executed)), []).append(case)
+    if not groups:
+        return []
+    rows = []
+    for (run, when), cases in sorted(groups.items())[:ROWS]:
+        some = ", ".join(code(case.case) for case in cases[:5])
+        rows.append(
+            [code(run), when, str(len(cases)), some if len(cases) <= 5 else f"{some} and {len(cases) - 5} more"]
+        )
+    return ["## What was brought over", table_of(["executed by", "on", "cases", "which"], rows)]
 
 
 def _versions(results: Results) -> str:

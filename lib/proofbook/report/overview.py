@@ -7,12 +7,15 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from proofbook.batch.ledger import LedgerOpen
-from proofbook.catalog import Category
+from proofbook.catalog import Category, Timings
 from proofbook.report.collect import Results
 from proofbook.report.markup import TRIAGE, bar, chip, count_of, empty, label, number, table
 from proofbook.verdict import Verdict
 from proofbook.workbook.html import Html
 from proofbook.workbook.records import CaseRecord
+
+# the sign of a result that was brought over from an earlier run
+REUSED = "↺"
 
 
 def headline(results: Results) -> Html:
@@ -22,7 +25,7 @@ def headline(results: Results) -> Html:
     second = f"{short:,} fell short" if short else "none fell short"
     if results.totals[Verdict.BLOCKED]:
         second += f", {results.totals[Verdict.BLOCKED]:,} could not run here"
-    notes = [about(results), balance(results)]
+    notes = [about(results), balance(results), *execution(results)]
     notes += [f"Not one case could run on {target}" for target in results.ledger.blocked_targets()]
     chips = Markup(" ").join(chip(v, count=results.totals[v]) for v in TRIAGE if results.totals[v])
     markup = Markup(
@@ -49,6 +52,38 @@ def balance(results: Results) -> str:
         return str(error).upper()
 
 
+def execution(results: Results) -> list[str]:
+    """What was not executed in this run but brought over, how well the rest used its cores, and how it was timed."""
+    said = []
+    reused = [case for case in results.cases if case.reused]
+    if reused:
+        dates = sorted(day(case.executed) for case in reused)
+        when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+        runs = sorted({case.reused for case in reused})
+        whose = ", ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs"
+        said.append(f"{count_of(len(reused), 'result')} brought over ({REUSED}), executed {when} by {whose}")
+    if results.ledger.efficiency:
+        said.append(str(results.ledger.efficiency).capitalize())
+    alone = [case for case in results.cases if case.timings is Timings.ALONE]
+    if alone:
+        busy = max(case.busy_cores or 0 for case in alone)
+        said.append(
+            f"{count_of(len(alone), 'case')} timed while no other case ran, at most {number(busy, 2)} cores of the "
+            "machine busy meanwhile"
+        )
+    return said
+
+
+def origin(case: CaseRecord) -> str:
+    """Whose result a case's is, where this run only brought it over; else empty."""
+    return f"brought over from run {case.reused}, which executed it on {case.executed}" if case.reused else ""
+
+
+def day(moment: str) -> str:
+    """The day of a moment in ISO 8601."""
+    return moment.partition("T")[0]
+
+
 def legend() -> Html:
     """What each verdict means."""
     meanings = {
@@ -64,6 +99,9 @@ def legend() -> Html:
         Verdict.SKIP: "not applicable, with the reason",
     }
     items = Markup("").join(Markup("<li>{} {}</li>").format(chip(verdict), meanings[verdict]) for verdict in TRIAGE)
+    items += Markup("<li>{} brought over from an earlier run, as nothing that it depends on has changed</li>").format(
+        REUSED
+    )
     text = "\n".join(f"{label(verdict)}: {meanings[verdict]}" for verdict in TRIAGE)
     return Html(Markup('<ul class="legend" style="list-style:none;padding:0">{}</ul>').format(items), text)
 
@@ -115,7 +153,10 @@ def _grid(results: Results, category: Category) -> Markup:
 
 def _cell(results: Results, case: CaseRecord) -> Markup:
     title = case.reason or (f"p50 {number(case.p50_ms)} ms" if case.p50_ms is not None else "")
-    return results.linked(case, chip(case.verdict, title=f"{case.case}: {title}"[:300]))
+    shown = chip(case.verdict, title=f"{case.case}: {title}"[:300])
+    if case.reused:
+        shown += Markup(' <span title="{}">{}</span>').format(origin(case), REUSED)
+    return results.linked(case, shown)
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from proofbook.report.collect import Results
 from proofbook.report.coverage import EXPLANATION, coverage_page
 from proofbook.report.markup import chip, clip
+from proofbook.report.overview import REUSED, origin
 from proofbook.report.pages import exporter, page, style_sheet
 from proofbook.workbook.html import SIGNS
 from proofbook.workbook.records import CaseRecord
@@ -107,8 +108,9 @@ def _about_case(results: Results, case: CaseRecord) -> dict[str, Any]:
         for other in results.rows[results.row(case)].values()
         if other is not case and results.link(other) is not None
     ]
-    about["banner"] = Markup('<div class="banner">{} <strong>{}</strong> {}<pre><code>{}</code></pre></div>').format(
-        chip(case.verdict), case.case, clip(case.reason), case.rerun
+    reused = Markup("<p>{} {}</p>").format(REUSED, origin(case).capitalize()) if case.reused else ""
+    about["banner"] = Markup('<div class="banner">{} <strong>{}</strong> {}{}<pre><code>{}</code></pre></div>').format(
+        chip(case.verdict), case.case, clip(case.reason), reused, case.rerun
     )
     return about
 
