@@ -12,6 +12,7 @@ from proofbook.catalog import UnknownName, load_catalog
 from proofbook.subject.draw import build_model
 from proofbook.subject.processors import align, build_processor
 from proofbook.subject.samples.images import document
+from proofbook.subject.samples.pages import TABLE
 from proofbook.subject.shrink import tiny_config
 from proofbook.subject.tasks import Encoded, Row, Subject, Task, task_named, tasks
 from proofbook.subject.tasks.tokens import forward_parameters, tokenizer_of
@@ -49,7 +50,7 @@ def chain(name: str) -> Chain:
     return Chain(task, subject, build_model(spec, config, seed=0), rows, task.encode(subject, rows))
 
 
-_READERS = ("bert", "electra", "layoutlm", "perceiver", "all-minilm-l6-v2", "layoutlmv3")
+_READERS = ("bert", "electra", "layoutlm", "perceiver", "all-minilm-l6-v2", "layoutlmv3", "tapas", "markuplm")
 _ONE_A_TASK = (*_READERS, "gpt2", "bart", "t5", "m2m-100")
 
 
@@ -122,6 +123,19 @@ def test_a_question_and_a_page_go_in_together() -> None:
     text = tokenizer_of(made.subject).decode(made.inputs["input_ids"][0], skip_special_tokens=True)
     assert text.startswith(" What is the total?") and "Riverside" in text
     assert made.inputs["pixel_values"].shape[0] == len(made.rows)
+
+
+def test_each_token_of_a_table_has_its_row_and_its_column() -> None:
+    rows, columns = (chain("tapas").inputs["token_type_ids"][0][:, kind] for kind in (2, 1))
+    assert int(rows.max()) == len(TABLE) - 1 and int(columns.max()) == len(TABLE[0])
+
+
+def test_each_token_of_a_page_has_its_elements() -> None:
+    made = chain("markuplm")
+    paths = made.inputs["xpath_tags_seq"][0]
+    tags = made.subject.processor.tokenizer.tags_dict
+    assert paths.shape[1] == made.subject.config.max_depth
+    assert {tags["html"], tags["li"], tags["b"]} < set(paths.flatten().tolist())
 
 
 def test_embeddings_of_sentences_have_length_one_and_ignore_padding() -> None:

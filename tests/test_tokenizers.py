@@ -211,6 +211,16 @@ def test_a_small_vocabulary_drops_scripts_and_keeps_words() -> None:
     assert len(small("the").tokens()) == 3
 
 
+def test_tokens_have_the_numbers_that_the_code_of_a_model_knows() -> None:
+    numbers = {"[CLS]": 101, "[SEP]": 102, ".": 190}
+    made = backend.train(transformers.BertTokenizer, 200, numbers)
+    assert {token: made.get_vocab()[token] for token in numbers} == numbers
+    assert sorted(made.get_vocab().values()) == sorted(
+        backend.train(transformers.BertTokenizer, 200).get_vocab().values()
+    )
+    assert made.decode(made("a boat.")["input_ids"]) == "[CLS] a boat. [SEP]"
+
+
 def test_files_that_nobody_knows_are_an_error_with_their_names() -> None:
     with pytest.raises(LookupError, match="BertweetTokenizer reads merges_file"):
         files.train(transformers.BertweetTokenizer, 1000)

@@ -76,7 +76,9 @@ def masked_content(trial: Trial) -> Observation:
     # what is pooled may be the state of the first token or of the last, whatever the mask says
     inner = (places > 0) & (places < len(tokens) - 1)
     # beside states of tokens, what is pooled from them says nothing more, and may say where a token stood
-    for name in names if second else by_token or [n for n in names if before[n].dim() == 2]:
+    # beside a decoder's scores, the encoder's states of pictures and tokens: which is whose is not written in them
+    seconds = [n for n in names if n in by_token or not n.startswith("encoder_")]
+    for name in seconds if second else by_token or [n for n in names if before[n].dim() == 2]:
         expected, actual = (one[name] if name in by_token else one[name][inner] for one in (before, after))
         if name in by_token:
             expected, actual = expected.clone(), actual.clone()

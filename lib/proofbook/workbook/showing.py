@@ -101,7 +101,8 @@ def show_latency(latency: Latency, work: float, unit: str, load_s: float, peak_m
 
 def _row(row: Row) -> Html:
     parts: list[Html] = []
-    for text in (row.text, row.pair, *row.labels):
+    table = "; ".join(" | ".join(cells) for cells in row.table)
+    for text in (row.text, row.pair, *row.labels, table, row.markup):
         if text:
             parts.append(Html(f"<p>{escape(text)}</p>", text))
     for image in row.images:

@@ -28,6 +28,10 @@ class Row:
     # the words of a document page, each with its box (x0, y0, x1, y1) in 0..1000
     words: tuple[str, ...] = ()
     boxes: tuple[tuple[int, int, int, int], ...] = ()
+    # a table's rows of cells, the heads of its columns first
+    table: tuple[tuple[str, ...], ...] = ()
+    # a page as a browser gets it
+    markup: str = ""
     # points or boxes that prompt a mask, in pixels
     points: tuple[tuple[int, int], ...] = ()
 

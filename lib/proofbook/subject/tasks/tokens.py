@@ -82,7 +82,9 @@ def with_decoder_ids(subject: Subject, inputs: Mapping[str, torch.Tensor]) -> di
     start = decoding_start(subject.config, tokenizer)
     count = len(next(iter(inputs.values())))
     rows = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))[:DECODED] for text in corpus("eng")[:count]]
-    return {**inputs, "decoder_input_ids": torch.tensor([[start, *ids] for ids in rows])}
+    # a mask that a processor makes is that of a text of its own
+    found = {name: one for name, one in inputs.items() if name != "decoder_attention_mask"}
+    return {**found, "decoder_input_ids": torch.tensor([[start, *ids] for ids in rows])}
 
 
 def work(inputs: Mapping[str, torch.Tensor]) -> int:

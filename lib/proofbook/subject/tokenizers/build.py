@@ -28,7 +28,8 @@ def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenize
     ``TokenizersBackend``, it is of that class, with the pipeline of the class that :func:`tokenizer_class` finds.
 
     Args:
-        spec: the entry, of which ``tiny.tokenizer`` may name the class.
+        spec: the entry, of which ``tiny.tokenizer`` may name the class, and ``tiny.processor.tokenizer`` give some
+            tokens the ``numbers`` by which the model's code knows them.
         config: the configuration, or the part of it that reads this tokenizer's text.
 
     Raises:
@@ -37,9 +38,12 @@ def build_tokenizer(spec: Model, config: PreTrainedConfig) -> PreTrainedTokenize
         ValueError: the model's vocabulary is too small for the class.
     """
     cls = tokenizer_class(spec, config)
-    train = backend.train if issubclass(cls, TokenizersBackend) else files.train
+    size = vocabulary_size(config)
+    settings = spec.tiny.processor.get("tokenizer", {}) if spec.tiny else {}
     try:
-        tokenizer = train(cls, vocabulary_size(config))
+        tokenizer = (
+            backend.train(cls, size, **settings) if issubclass(cls, TokenizersBackend) else files.train(cls, size)
+        )
     except ImportError as error:
         package = missing_package(error) or cls.__name__
         raise Blocked(package, f"{cls.__name__} can't be made: {error}", f"pip install {package}") from error
