@@ -142,7 +142,8 @@ def _kinds(trial: Trial, decoder: Decoder) -> dict[str, Callable[[], Any]]:
     config = trial.config.get_text_config(decoder=True)
 
     def of(make: Callable[[], Any]) -> Callable[[], Any]:
-        return (lambda: EncoderDecoderCache(make(), make())) if decoder.is_second else make
+        # of what an encoder gave a decoder reads all, whatever windows its own tokens have
+        return (lambda: EncoderDecoderCache(make(), DynamicCache())) if decoder.is_second else make
 
     kinds = {"dynamic": of(lambda: DynamicCache(config=config))}
     # one that knows no configuration keeps everything, also what lies outside a window, and nothing but keys and values

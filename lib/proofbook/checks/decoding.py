@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from proofbook.checks.registry import NotApplicable
-from proofbook.checks.streams import Stream, slice_row, sliceable
+from proofbook.checks.streams import Stream, along, slice_row, sliceable
 
 if TYPE_CHECKING:
     from proofbook.checks.trial import Trial
@@ -129,7 +129,10 @@ class Decoder:
         at = first[:, None] + torch.arange(length)
         members = stream.members(inputs)
         rows = torch.arange(len(at))[:, None]
-        return {name: value[rows, at] if name in members else value for name, value in inputs.items()}
+        return {
+            name: value.movedim(along(name), 1)[rows, at].movedim(1, along(name)) if name in members else value
+            for name, value in inputs.items()
+        }
 
     def row(self, row: int) -> dict[str, Any]:
         """One row of the batch alone, its tokens without padding, as a batch of one."""

@@ -138,6 +138,8 @@ def _written(trial: Trial, **how: Any) -> _Written:
     decoder.require_causal()
     if hasattr(trial.model, "vocoder"):
         raise NotApplicable("its generate speaks, in a language that its task names")
+    if type(trial.model)._sample is not GenerationMixin._sample:
+        raise NotApplicable("its class has a loop of its own, which writes codes of sound or spoken frames")
     inputs = _prompts(trial, decoder)
     asked = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
     with torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):

@@ -20,6 +20,7 @@ from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.signal import kept_ids
 from proofbook.checks.streams import Side, Stream, rows_of, slice_row, sliceable
 from proofbook.checks.trial import Trial
+from proofbook.runtimes.outputs import is_cache
 
 _POSITIONS = re.compile(r"(^|.*\.)(wpe|positions?_emb\w*|embed_positions?|positional_emb\w*|pos_emb\w*|pos_encoder)")
 # tokens that are decoded behind padded prompts
@@ -254,12 +255,8 @@ class _Text:
         return [
             name
             for name, one in outputs.items()
-            if one.is_floating_point() and one.dim() and one.shape[0] == rows and not _is_cache(name)
+            if one.is_floating_point() and one.dim() and one.shape[0] == rows and not is_cache(name)
         ]
-
-
-def _is_cache(name: str) -> bool:
-    return bool({"past_key_values", "cache_params", "state", "mems"} & set(name.split(".")))
 
 
 def _decodes(trial: Trial) -> bool:
@@ -283,7 +280,7 @@ def _row_compared(
     comparisons = []
     for name, expected in alone.items():
         actual = together.get(name)
-        if actual is None or _is_cache(name) or not expected.is_floating_point() or expected.dim() < 2:
+        if actual is None or is_cache(name) or not expected.is_floating_point() or expected.dim() < 2:
             continue
         if expected.shape[0] != 1 or actual.shape[0] <= row:
             continue

@@ -71,8 +71,9 @@ def padded_samples(trial: Trial) -> Observation:
         raise NotApplicable(f"{type(extractor).__name__} makes no samples of samples")
     comparisons: list[Comparison] = []
     for row, samples in enumerate(clips):
-        own, rest = together[row, ..., : len(samples)], together[row, ..., len(samples) :]
-        alone = made([samples])[0, ..., : len(samples)]
+        alone = made([samples])[0]
+        end = alone.shape[-1]  # some lengthen each to whole frames in a way of their own
+        own, rest = together[row, ..., :end], together[row, ..., end:]
         comparisons.append(compare(f"samples, row {row}", own, alone, tolerance))
         comparisons.append(compare(f"padding, row {row}", rest, torch.full_like(rest, _filler(extractor)), tolerance))
     return Observation.of(comparisons, f"1 in each of {len(clips)} rows")
@@ -93,7 +94,8 @@ def padded_sound(trial: Trial) -> Observation:
     comparisons: dict[int, list[Comparison]] = {row: [] for row in range(size)}
     for row in comparisons:
         inputs = _alone(trial, row)
-        other = [name for name, value in inputs.items() if not _begins(trial.inputs[name][row], value[0])]
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        other = [name for name, value in tensors.items() if not _begins(trial.inputs[name][row], value[0])]
         if other:
             raise NotApplicable(f"its processor makes {', '.join(other)} of a recording alone in another way")
         for name, alone in trial.run(inputs).items():

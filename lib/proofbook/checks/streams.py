@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 from torch.utils._pytree import tree_map_only
 
 Side = Literal["left", "right"]
+# how arguments end that hold codes of the sound of each token's moment, batch × codebooks × length
+CODES = "audio_codes"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Stream:
         return [
             name
             for name, value in inputs.items()
-            if isinstance(value, Tensor) and value.shape[:2] == shape and name.startswith("decoder_") == decodes
+            if isinstance(value, Tensor)
+            and (len(value), *value.shape[along(name) :][:1]) == shape
+            and name.startswith("decoder_") == decodes
         ]
 
     def visible(self, inputs: Mapping[str, Any]) -> Tensor:
@@ -44,12 +48,18 @@ class Stream:
     def unpadded(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """A batch of one row without its padding."""
         seen, members = self.visible(inputs)[0], self.members(inputs)
-        return {name: value[:, seen] if name in members else value for name, value in inputs.items()}
+        kept = seen.nonzero().flatten()
+        return {
+            name: value.index_select(along(name), kept) if name in members else value for name, value in inputs.items()
+        }
 
     def cut(self, inputs: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
         """The inputs with the tokens from ``start`` to before ``stop`` alone."""
         members = self.members(inputs)
-        return {name: value[:, start:stop] if name in members else value for name, value in inputs.items()}
+        return {
+            name: value.narrow(along(name), start, stop - start) if name in members else value
+            for name, value in inputs.items()
+        }
 
     def with_mask(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs with a mask of ones where they have none."""
@@ -69,7 +79,7 @@ class Stream:
         missing, members = length - self.length(row), self.members(row)
 
         def lengthened(name: str, value: Tensor) -> Tensor:
-            behind = (0,) * (2 * (value.dim() - 2))
+            behind = (0,) * (2 * (value.dim() - 1 - along(name)))
             sides = (missing, 0) if side == "left" else (0, missing)
             return pad(value, (*behind, *sides), value=fill if name == self.tokens else 0)
 
@@ -80,11 +90,16 @@ class Stream:
         found = self.with_mask(inputs)
         new = tokens.shape[1]
         for name in self.members(found):
-            value = found[name]
-            same = value[:, -1:].expand(-1, new, *value.shape[2:])
+            value, dim = found[name], along(name)
+            same = value.narrow(dim, value.shape[dim] - 1, 1).repeat_interleave(new, dim)
             more = {self.tokens: tokens, self.mask: torch.ones_like(tokens)}.get(name, same)
-            found[name] = torch.cat([value, more.to(value)], dim=1)
+            found[name] = torch.cat([value, more.to(value)], dim=dim)
         return found
+
+
+def along(name: str) -> int:
+    """The dimension in which an argument with an entry a token has it."""
+    return 2 if name.endswith(CODES) else 1
 
 
 def sliceable(inputs: Mapping[str, Any], size: int) -> bool:

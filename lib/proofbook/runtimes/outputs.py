@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache
 
-# what a model hands over for its next call, by a part of its path
-_CACHES = frozenset({"past_key_values", "cache_params", "mems", "state", "past_buckets_states"})
+# what a model hands over for its next call, by a part of its path, or by how such a part ends
+_CACHES = frozenset({"cache_params", "mems", "state", "past_buckets_states"})
+_ENDS = ("past_key_values", "_cache")
 
 
 def is_cache(path: str) -> bool:
     """Whether an output of that path is what a model hands over for its next call, or what a part of it does."""
-    return not _CACHES.isdisjoint(path.split("."))
+    return any(part in _CACHES or part.endswith(_ENDS) for part in path.split("."))
 
 
 def flatten(outputs: Any) -> dict[str, torch.Tensor]:

@@ -70,8 +70,8 @@ def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     check_needs(spec)
     if is_pipeline(spec):
         return write_tiny_pipeline(spec, seed, folder)
-    config = tiny_config(spec)
     with library_blocks(spec):
+        config = tiny_config(spec)
         processor = build_processor(spec, config)
     align(config, processor)
     with _no_progress_bars():

@@ -55,7 +55,9 @@ def _align_start(config: PreTrainedConfig, usual: PreTrainedConfig, tokenizer: P
     if _START in tokenizer.get_vocab():
         config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(_START)
     elif getattr(usual, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = _open_start(tokenizer)
+        decoder = getattr(usual, "decoder", None)
+        begins = getattr(decoder, "bos_token_id", None) is not None  # a decoder with a start of its own
+        config.decoder_start_token_id = _token_id(tokenizer, "bos") if begins else _open_start(tokenizer)
 
 
 def decoding_start(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
