@@ -180,6 +180,8 @@ def _entry(model_type: str, head: str, name: str, task: str) -> Model:
         task = "document-question-answering"
     if task in _OF_SOUND and not any(map(_is_sound, reads)):
         task = "forward"
+    if task == "text2text-generation" and "decoder_input_ids" not in reads and any(map(_is_sound, reads)):
+        task = "audio-text-to-text"
     spoken = any(other in _SPEAKING for other, _, _ in _heads(model_type))
     fields = {
         "name": model_type,

@@ -101,7 +101,7 @@ def composite_class(spec: Model) -> Any:
         found = getattr(transformers, name)
         # a decoder for speech shares the processor of whole models; it reads the tokenizer alone
         alone = "feature_extractor" not in processor_parts(found)
-        hears = alone or bool(feature_extractor_name(spec.model_type)) or _main_input(spec) in _SOUND
+        hears = alone or bool(feature_extractor_name(spec.model_type)) or _reads_sound(spec)
         # without a codec, a checkpoint of its own, the others of its parts are of no use together
         codec = inspect.signature(found.__init__).parameters.get("audio_tokenizer")
         hears = hears and (codec is None or codec.default is None)
@@ -154,6 +154,11 @@ def _lone_part(spec: Model) -> str | None:
     if reads in _SOUND:
         return "feature_extractor"
     return "tokenizer" if reads == "input_ids" or any(has.values()) else None
+
+
+def _reads_sound(spec: Model) -> bool:
+    takes = inspect.signature(getattr(transformers, spec.model_class).forward).parameters
+    return _main_input(spec) in _SOUND or not takes.keys().isdisjoint(_SOUND)
 
 
 def _main_input(spec: Model) -> str:
