@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Gradients = dict[str, Tensor | None]
 
 
+class NothingToTrain(ValueError):
+    """No output of a call is one that the goal is made of."""
+
+
 class Goal:
     """The projection of every floating output on a random direction, in units of the output's own size.
 
@@ -52,7 +56,7 @@ class Goal:
         """The scalar for one call of a module in that dtype, its noise, where it draws any, always the same.
 
         Raises:
-            ValueError: no gradient leads back from any output.
+            NothingToTrain: no gradient leads back from any output.
         """
         device = next(module.parameters()).device
         with _same_noise(), computing_in(dtype):
@@ -64,7 +68,7 @@ class Goal:
                 kept = torch.where(direction.to(device) != 0, output, 0.0).double()
                 terms.append((kept * direction.to(device)).sum())
         if not terms:
-            raise ValueError("no floating output is there to be trained")
+            raise NothingToTrain("no floating output is there to be trained")
         return torch.stack(terms).sum()
 
     def gradients(self, module: nn.Module, dtype: torch.dtype, **more: Any) -> Gradients:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from proofbook.catalog import Weights
 from proofbook.checks.compare import rms
-from proofbook.checks.goal import Cuts, Gradients
+from proofbook.checks.goal import Cuts, Gradients, NothingToTrain
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import reference_model
@@ -70,7 +70,10 @@ def gradient_checkpointing(trial: Trial) -> Observation:
         raise NotApplicable("the class does not support gradient checkpointing")
     uncached = {"use_cache": False} if "use_cache" in inspect.signature(trial.called.forward).parameters else {}
     plain = copy.deepcopy(trial.model).train()
-    usual = trial.goal.gradients(plain.get_submodule(trial.encoded.module), torch.float32, **uncached)
+    try:
+        usual = trial.goal.gradients(plain.get_submodule(trial.encoded.module), torch.float32, **uncached)
+    except NothingToTrain as error:
+        raise NotApplicable("in train mode, what it drops decides how long each of its outputs is") from error
     model = copy.deepcopy(trial.model).train()
     checkpoint_activations(model)
     calls = _counted(model)
