@@ -1,6 +1,5 @@
 """Do the implementations of attention agree, and is the one that was asked for the one that ran?"""
 
-import copy
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from transformers.utils import is_flash_attn_2_available
 from proofbook.checks.compare import Comparison
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
+from proofbook.checks.truth import copied
 from proofbook.compat import AttentionInterface
 from proofbook.verdict import Blocked
 
@@ -35,14 +35,14 @@ def attention_implementations(trial: Trial) -> Observation:
     asked = ["eager", *(name for name in _CLAIMS if _claims(trial.model, name) and _runs_here(name, trial))]
     if len(asked) == 1:
         raise NotApplicable("the class claims no implementation of attention but its own")
-    copied = copy.deepcopy(trial.model)
+    other = copied(trial.model)
     comparisons: list[Comparison] = []
     failed: list[str] = []
     refused: list[str] = []
     seen = 0
     for name in asked:
         try:
-            chosen = _choosing(trial, copied, name)
+            chosen = _choosing(trial, other, name)
             # flex attention as torch computes it without compiling, which takes many seconds
             with (
                 _watched() as calls,

@@ -1,6 +1,5 @@
 """Does a decoder read from left to right?"""
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +11,7 @@ from proofbook.checks.decoding import Decoder
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.streams import copies, rows_of
 from proofbook.checks.trial import Trial
+from proofbook.checks.truth import copied
 
 # tokens that are changed in one prompt, at most
 CHANGES = 24
@@ -68,7 +68,7 @@ def _implementations(trial: Trial) -> Iterator[tuple[str, torch.nn.Module]]:
     for name in ("eager", "sdpa"):
         try:
             if hasattr(trial.model, "set_attn_implementation"):
-                model = copy.deepcopy(trial.model)
+                model = copied(trial.model)
                 model.set_attn_implementation(name)
             else:  # before 4.53 only a model that is loaded can be given one
                 model = trial.reload(attention=name)

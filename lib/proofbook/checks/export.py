@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import config
 
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
@@ -26,7 +27,7 @@ def exported_graph(trial: Trial) -> Observation:
         given["use_cache"] = False  # a cache is an object of Python, which no graph returns
     module = _Flat(trial.called, given).eval()
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), _without_traces():
             graph = torch.export.export(module, args=(), kwargs=inputs, strict=False).module()
     except Exception as error:  # whatever in the model's code can't be traced
         why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
@@ -64,3 +65,17 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _without_traces() -> Iterator[None]:
+    """The exporter notes for every operator the lines of Python that called it, a third of its time; nobody reads
+    them here."""
+    if not hasattr(config, "do_not_emit_stack_traces"):  # of older releases
+        yield
+        return
+    before, config.do_not_emit_stack_traces = config.do_not_emit_stack_traces, True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before

@@ -1,6 +1,5 @@
 """Can it be trained? Gradients are right, reach what matters, and survive checkpointing."""
 
-import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from proofbook.checks.compare import rms
 from proofbook.checks.goal import Cuts, Gradients, NothingToTrain
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
-from proofbook.checks.truth import reference_model
+from proofbook.checks.truth import copied, reference_model
 from proofbook.compat import checkpoint_activations
 
 # rounding grows on the way forth and back again: so many times what is allowed in outputs
@@ -31,7 +30,7 @@ SLOPE = 1e-4
 def gradients(trial: Trial) -> Observation:
     """On the target every parameter gets the gradient that it has in float64, and no value of it is NaN or infinite."""
     _trainable(trial)
-    model = copy.deepcopy(trial.called).eval()
+    model = copied(trial.called).eval()
     true, found = trial.true_gradients, trial.goal.gradients(model, torch.float32)
     shares = _shares(trial, model, found, true)
     if max(shares.values(), default=0.0) > 1:
@@ -69,12 +68,12 @@ def gradient_checkpointing(trial: Trial) -> Observation:
     if not getattr(trial.model, "supports_gradient_checkpointing", False):
         raise NotApplicable("the class does not support gradient checkpointing")
     uncached = {"use_cache": False} if "use_cache" in inspect.signature(trial.called.forward).parameters else {}
-    plain = copy.deepcopy(trial.model).train()
+    plain = copied(trial.model).train()
     try:
         usual = trial.goal.gradients(plain.get_submodule(trial.encoded.module), torch.float32, **uncached)
     except NothingToTrain as error:
         raise NotApplicable("in train mode, what it drops decides how long each of its outputs is") from error
-    model = copy.deepcopy(trial.model).train()
+    model = copied(trial.model).train()
     checkpoint_activations(model)
     calls = _counted(model)
     found = trial.goal.gradients(model.get_submodule(trial.encoded.module), torch.float32, **uncached)

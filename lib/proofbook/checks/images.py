@@ -1,6 +1,5 @@
 """Is a picture read whole, in its place, in any size that the model takes and in any layout of memory?"""
 
-import copy
 import inspect
 import itertools
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.signal import only_drawn
 from proofbook.checks.streams import rows_of, slice_row, sliceable
 from proofbook.checks.trial import Trial
+from proofbook.checks.truth import copied
 
 # the side of what is changed in a corner, as a share of the picture's
 CORNER = 1 / 8
@@ -106,7 +106,7 @@ def channels_last(trial: Trial) -> Observation:
     pixels = pictures(trial)
     if pixels.dim() != 4:
         raise NotApplicable("the layout is one of pictures, of four dimensions")
-    model = copy.deepcopy(trial.called)
+    model = copied(trial.called)
     for weight in model.parameters():
         if weight.dim() == 4:  # others, as of a convolution over time as well, have no such layout
             weight.data = weight.data.contiguous(memory_format=torch.channels_last)
