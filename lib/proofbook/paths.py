@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 
 def workbook_root() -> Path:
     """The folder of the workbook: ``$PROOFBOOK_ROOT``, else the checkout that this package was installed from.
@@ -34,3 +36,9 @@ def params_dir() -> Path:
 def outputs_dir() -> Path:
     """The folder in which runs land unless told otherwise."""
     return workbook_root() / "outputs"
+
+
+def cache_dir() -> Path:
+    """The folder of what is kept between runs because it is costly: ``$PROOFBOOK_CACHE``, else the user's own."""
+    chosen = os.environ.get("PROOFBOOK_CACHE")
+    return Path(chosen).resolve() if chosen else user_cache_path("proofbook")

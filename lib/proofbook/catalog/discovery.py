@@ -15,11 +15,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from proofbook.catalog.schema import Model
 from proofbook.files import write_atomic
-from proofbook.paths import params_dir
+from proofbook.paths import cache_dir, params_dir
 
 _PROGRAM = "proofbook.catalog.registered"
 
@@ -64,7 +62,7 @@ def may_have(model_type: str) -> bool:
 def _cache_file() -> Path:
     source = Path(__file__).with_name("registered.py").read_bytes()
     edition = hashlib.sha256(source).hexdigest()[:8]
-    return user_cache_path("proofbook") / f"registered-{version('transformers')}-{edition}.json"
+    return cache_dir() / f"registered-{version('transformers')}-{edition}.json"
 
 
 def _look(path: Path) -> list[dict[str, str]]:

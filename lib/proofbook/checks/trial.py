@@ -21,6 +21,7 @@ from proofbook.checks.goal import Goal, Gradients
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, rounded_truths, truth_of
+from proofbook.checks.truths import Truths
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb
@@ -55,6 +56,8 @@ class Trial:
         self.seed = seed
         self.tolerances = tolerances
         self.local = local
+        # where truths are kept; nowhere unless somebody says so, as code may be changed by hand
+        self.truths: Truths | None = None
         self._scratch = tempfile.TemporaryDirectory(prefix="proofbook-")
 
     @cached_property
@@ -146,7 +149,7 @@ class Trial:
     @cached_property
     def truth(self) -> Truth:
         """What the outputs should be."""
-        return truth_of(self._called(self.model), self.inputs)
+        return (self.truths.truth_of if self.truths else truth_of)(self._called(self.model), self.inputs)
 
     @cached_property
     def floor(self) -> dict[str, torch.Tensor]:
@@ -291,7 +294,7 @@ class Trial:
         """The same checkpoint and inputs on the same device in another dtype."""
         target = self.target.model_copy(update={"dtype": dtype})
         other = Trial(self.spec, target, self.weights, self.seed, self.tolerances, self.local)
-        other.folder, other.encoded, other.rows = self.folder, self.encoded, self.rows
+        other.folder, other.encoded, other.rows, other.truths = self.folder, self.encoded, self.rows, self.truths
         return other
 
     def _called(self, model: nn.Module) -> nn.Module:

@@ -27,6 +27,8 @@ class Truth:
     outputs: dict[str, torch.Tensor]
     rule: str
     exact: bool
+    # when it was computed, where that was for another case: UTC, ISO 8601
+    kept: str = ""
 
 
 _DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.rand, torch.randn_like, torch.rand_like)

@@ -9,6 +9,7 @@ import typer
 
 from proofbook.batch.variants import Extent
 from proofbook.catalog import Category, Timings, Weights
+from proofbook.cli.caching import commands as caching
 from proofbook.cli.environments import commands as environments
 from proofbook.cli.errors import exit_code_of
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(environments, name="env")
+app.add_typer(caching, name="cache")
 
 
 class Listed(StrEnum):

@@ -15,6 +15,7 @@ from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.parts import ASKED, PartTrial
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
+from proofbook.checks.truths import Truths
 from proofbook.environments import own_name
 from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.subject.full_size import full_parameters
@@ -103,6 +104,8 @@ class Case(Trial):
         spec = with_variant(catalog.model(model), variant)
         super().__init__(spec, aim, Weights(weights), int(seed), catalog.tolerances, folder)
         self.run_name = run
+        # by hand, code may be changed between two looks at it
+        self.truths = Truths() if run else None
         self.chosen = chosen(checks)
         self.environment = own_name()
         self.variant = variant
@@ -237,10 +240,19 @@ class Case(Trial):
                 ("checks", f"{record.checks}, {record.failed} fell short"),
                 ("seed", record.seed),
                 ("inputs", f"SHA-256 {record.input_hash}"),
+                *self._truth_told(),
                 ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
                 ("rerun", code(record.rerun)),
             ]
         )
+
+    def _truth_told(self) -> list[tuple[str, str]]:
+        """How truth was had, once it was."""
+        truth = self.__dict__.get("truth")
+        if truth is None:
+            return []
+        kept = f"; from the cache, computed {truth.kept} for a case of the same weights and inputs"
+        return [("truth", truth.rule + (kept if truth.kept else ""))]
 
     def case_record(self) -> CaseRecord:
         """The row of this case in the ledger; what was not observed is None."""
