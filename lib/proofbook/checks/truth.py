@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,7 +10,9 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from proofbook.runtimes.outputs import flatten
 
@@ -94,37 +96,63 @@ def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtyp
     return run_reference(reference_model(model, dtype), inputs, dtype)
 
 
+class Rounding(TorchDispatchMode):
+    """Changes each value that an operation makes of weights, at random, by as much as rounding to a dtype changes it.
+
+    fl(x op y) = (x op y) (1 + d), |d| at most half an eps: the standard model of floating-point arithmetic (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2.2). What is made of constants alone, as the buckets of relative
+    positions are, is the same in every execution.
+    """
+
+    def __init__(self, weights: Iterable[torch.Tensor], dtype: torch.dtype, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._eps = torch.finfo(dtype).eps
+        self._generator = torch.Generator().manual_seed(seed)
+        self._made = WeakTensorKeyDictionary()  # of weights, as a set
+        self._made.update((one, True) for one in weights)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = func(*args, **(kwargs or {}))
+        if not any(one in self._made for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)):
+            return given
+        schema = func._schema  # type: ignore[attr-defined]
+        if not any(one.alias_info for one in schema.returns):  # else a view, or written in place
+            given = tree_map_only(torch.Tensor, self.rounded, given)
+        self._made.update((one, True) for one in tree_leaves(given) if isinstance(one, torch.Tensor))
+        return given
+
+    def rounded(self, exact: torch.Tensor) -> torch.Tensor:
+        """The tensor rounded, one of integers as it is; so are the lowest values of masks, which must not overflow."""
+        if not exact.is_floating_point():
+            return exact
+        drawn = torch.rand(exact.shape, generator=self._generator, dtype=exact.dtype) - 0.5
+        return torch.where(exact.abs() < torch.finfo(exact.dtype).max / 2, exact * (1 + self._eps * drawn), exact)
+
+
 def rounded_truths(
     model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The outputs in float64 of the model as it is, and then of copies that round to ``dtype`` another way.
+    """The outputs in float64 of the model as it is, and then as rounding to ``dtype`` may change them.
 
-    Each weight, and each value that a layer gives, is changed at random by as much as rounding to ``dtype`` changes it
-    (Higham, Accuracy and Stability of Numerical Algorithms, 2.2: fl(x) = x (1 + d), |d| at most half an eps): how far
-    outputs move by that is how well ``dtype`` determines them, in whatever order sums are taken.
+    Each weight, and each value of every operation, is rounded at random (:class:`Rounding`): how far outputs move by
+    that is how well ``dtype`` determines them, in whatever order sums are taken.
     """
-    eps = torch.finfo(dtype).eps
     reference = reference_model(model, torch.float64)
     yield run_reference(reference, inputs, torch.float64)
-    for draw in range(ROUNDINGS):
+    for seed in range(ROUNDINGS):
         rounded = copied(reference)
-        generator = torch.Generator().manual_seed(draw)
-
-        def rounding(exact: torch.Tensor, generator: torch.Generator = generator) -> torch.Tensor:
-            if not exact.is_floating_point():
-                return exact
-            return exact * (1 + eps * (torch.rand(exact.shape, generator=generator, dtype=torch.float64) - 0.5))
-
-        def round_outputs(_: nn.Module, __: Any, outputs: Any, rounding: Any = rounding) -> Any:
-            return tree_map_only(torch.Tensor, rounding, outputs)
-
+        rounding = Rounding(rounded.parameters(), dtype, seed)
         with torch.no_grad():
             for one in rounded.parameters():
-                one.copy_(rounding(one))
-        for module in rounded.modules():
-            if not any(module.children()):
-                module.register_forward_hook(round_outputs)
-        yield run_reference(rounded, inputs, torch.float64)
+                one.copy_(rounding.rounded(one))
+        with rounding:
+            yield run_reference(rounded, inputs, torch.float64)
 
 
 def copied(model: nn.Module) -> Any:
