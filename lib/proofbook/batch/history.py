@@ -5,7 +5,7 @@ order in which cases run and which of them run at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -61,7 +61,7 @@ class History:
             if row.get("verdict") != Verdict.NOT_RUN:
                 latest[tuple(row.get(name) for name in _COLUMNS[:5])] = row
         self._latest = latest.values()
-        self._by: dict[Callable[[Any], Hashable], Mapping[Hashable, list[Row]]] = {}
+        self._groups: dict[Callable[[Row], Hashable], dict[Hashable, _Group]] = {}
 
     @classmethod
     def of(cls, outputs: Path) -> "History":
@@ -82,7 +82,7 @@ class History:
         Nearest is the same model with the same weights, on whichever target, in whichever environment and variant;
         then the same category with the same weights; then all. Where nothing is known it is :data:`SECONDS`.
         """
-        return next((median(found) for found in map(_durations, self._nearest(case)) if found), SECONDS)
+        return next((group.seconds for group in self._nearest(case) if group.seconds), SECONDS)
 
     def memory(self, case: PlannedCase, target: Target) -> int:
         """How many bytes of the machine's memory a case will take at its peak.
@@ -91,12 +91,11 @@ class History:
         more. Where nothing is known, :data:`KERNEL_BYTES`; of other than tiny weights in addition the parameters of the
         checkpoint twice in the target's dtype, as some checks load it again, and once in float64, for truth.
         """
-        for rows in self._nearest(case, among=4 if case.weights is Weights.TINY else 2):
-            # on another device the figure is that of the device's memory
-            peaks = [row["peak_mb"] for row in rows if row.get("peak_mb") and str(row.get("target")).startswith("cpu")]
-            if peaks:
-                return int(median(peaks) * 1e6 * MARGIN)
-        if case.weights is Weights.TINY:
+        tiny = case.weights is Weights.TINY  # models of a category are alike only then
+        for group in self._nearest(case, among=4 if tiny else 2):
+            if group.memory:
+                return int(group.memory * MARGIN)
+        if tiny:
             return KERNEL_BYTES
         sizes = [row.get("parameters_full") for row in self._latest if row.get("model") == case.model]
         known = max((size for size in sizes if size), default=0)
@@ -107,14 +106,34 @@ class History:
         device = None if target.device == "cpu" else target.device
         return Need(self.seconds(case), self.memory(case, target), device, alone=case.weights is not Weights.TINY)
 
-    def _nearest(self, case: PlannedCase, among: int = 4) -> Iterable[list[Row]]:
+    def _nearest(self, case: PlannedCase, among: int = 4) -> Iterator["_Group"]:
         for alike in (_same_case, _same_model, _same_category, _any)[:among]:
-            if alike not in self._by:
-                groups: defaultdict[Hashable, list[Row]] = defaultdict(list)
+            if alike not in self._groups:
+                rows: defaultdict[Hashable, list[Row]] = defaultdict(list)
                 for row in self._latest:
-                    groups[alike(row)].append(row)
-                self._by[alike] = groups
-            yield self._by[alike].get(alike(vars(case)), [])
+                    rows[alike(row)].append(row)
+                self._groups[alike] = {key: _Group.of(found) for key, found in rows.items()}
+            yield self._groups[alike].get(alike(vars(case)), _Group())
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What cases that are alike took, the median of them; None where none of them tells."""
+
+    seconds: float | None = None
+    # bytes
+    memory: float | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "_Group":
+        spent = [seconds for row in rows if (seconds := row.get("cells_s") or row.get("seconds"))]
+        # on another device the figure is that of the device's memory
+        peaks = [peak * 1e6 for row in rows if (peak := row.get("peak_mb")) and _on_cpu(row)]
+        return cls(median(spent) if spent else None, median(peaks) if peaks else None)
+
+
+def _on_cpu(row: Row) -> bool:
+    return str(row.get("target")).startswith("cpu")
 
 
 def ledgers(outputs: Path) -> list[Path]:
@@ -141,11 +160,6 @@ def _written(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:  # the run was removed meanwhile
         return 0.0
-
-
-def _durations(rows: Iterable[Row]) -> list[float]:
-    spent = (row.get("cells_s") or row.get("seconds") for row in rows)
-    return [seconds for seconds in spent if seconds]
 
 
 def _same_case(row: Row) -> Hashable:

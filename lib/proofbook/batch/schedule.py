@@ -70,10 +70,12 @@ class Schedule:
         """The next case, as soon as there is room for it; None when none is left or the schedule was stopped."""
         with self._changed:
             while self._waiting and not self._stopped:
+                free = self.room.free()
                 if not self._running:
-                    self._at_first = self.room.free()
+                    self._at_first = free
+                left = min(free, self._at_first - sum(one.need.memory for one in self._running))
                 for at, (case, need) in enumerate(self._waiting):
-                    if self._fits(need):
+                    if self._fits(need, left):
                         admitted = Admission(case, need, self._unit(need))
                         del self._waiting[at]
                         self._running.append(admitted)
@@ -93,15 +95,14 @@ class Schedule:
             self._stopped = True
             self._changed.notify_all()
 
-    def _fits(self, need: Need) -> bool:
+    def _fits(self, need: Need, memory: int) -> bool:
         if not self._running:
             return True
         if len(self._running) >= self.room.jobs or need.alone or any(one.need.alone for one in self._running):
             return False
         if need.device in self.room.devices and self._unit(need) is None:
             return False
-        committed = sum(one.need.memory for one in self._running)
-        return committed + need.memory <= self._at_first and need.memory <= self.room.free()
+        return need.memory <= memory
 
     def _unit(self, need: Need) -> int | None:
         """The unit of a case's device that the fewest cases run on; None where all are taken, or none is counted."""
