@@ -25,7 +25,7 @@ run = ""
 """
 
 ACT = """\
-import ctypes, os, pathlib, signal, subprocess, sys, time
+import ctypes, os, pathlib, signal, subprocess, sys, tempfile, time
 ends_early = False
 
 def act():
@@ -47,24 +47,47 @@ def act():
         os.kill(os.getpid(), signal.SIGKILL)
     if model == "segfault":
         ctypes.string_at(0)
+    if model == "aborts":
+        os.abort()
+    if model == "eats":
+        eaten = []
+        while True:
+            eaten.append(b"x" * 20_000_000)
+            time.sleep(0.005)
+    if model == "leaps":
+        eaten = b"x" * 3_000_000_000
+    if model == "forks":
+        for _ in range(7):  # no more than that, in case that nobody minds
+            os.fork()
+        time.sleep(1000)
+    if model == "floods":
+        for _ in range(60):
+            print("x" * 999_999)
+            os.write(2, b"y" * 99_999)
+    if model == "zombies":
+        for _ in range(20):
+            os.fork() or os._exit(0)
     if model == "os-exit":
         os._exit(0)
     if model == "sys-exit":
         sys.exit(0)
     if model in ("spawns", "spawns-and-dies"):
-        # one child in the kernel's process group, one in a session of its own
-        script = "import time; time.sleep(1000)"
-        children = [
-            subprocess.Popen([sys.executable, "-c", script]).pid,
-            subprocess.Popen([sys.executable, "-c", script], start_new_session=(model == "spawns")).pid,
-        ]
-        pathlib.Path(os.environ["SYNTHETIC_NOTES"], f"{model}.pids").write_text(" ".join(map(str, children)))
+        # one child in the kernel's process group, one in a session of its own, and one that nobody is the parent of
+        notes = pathlib.Path(os.environ["SYNTHETIC_NOTES"], f"{model}.pids")
+        notes.write_text("")
+        note = f"import os, time; print(os.getpid(), file=open({str(notes)!r}, 'a')); time.sleep(1000)"
+        subprocess.Popen([sys.executable, "-c", note])
+        subprocess.Popen([sys.executable, "-c", note], start_new_session=True)
+        subprocess.run([sys.executable, "-c", f"import os; os.setsid(); os.fork() and os._exit(0); {note}"])
+        while notes.read_text().count("\\n") < 3:
+            time.sleep(0.05)
         if model == "spawns-and-dies":
             os.kill(os.getpid(), signal.SIGKILL)
     if model.startswith("slow"):
         time.sleep(1.5)
     if model == "litters":
         pathlib.Path("litter").write_text("left behind")
+        tempfile.NamedTemporaryFile(prefix="litter", delete=False).write(b"left behind")
 act()
 """
 
@@ -94,8 +117,8 @@ AFTER = "print('the last cell ran')"
 
 MODELS = (
     *("passes", "fails", "blocked", "raises", "no-scraps", "boasts", "impostor", "litters"),
-    *("hangs", "hangs-deaf", "swallows-interrupts"),
-    *("sigkill", "segfault", "os-exit", "sys-exit", "spawns", "spawns-and-dies"),
+    *("hangs", "hangs-deaf", "swallows-interrupts", "floods", "zombies", "eats", "leaps", "forks"),
+    *("sigkill", "segfault", "aborts", "os-exit", "sys-exit", "spawns", "spawns-and-dies"),
     *(f"slow{number}" for number in range(1, 9)),
 )
 

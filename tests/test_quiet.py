@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell
 from rich.console import Console
 
-from proofbook.batch.kernels import TimeLimit
+from proofbook.batch.limits import Limits, Watch
 from proofbook.batch.plan import make_plan
 from proofbook.batch.quiet import TAG, Quiet
 from proofbook.batch.run import execute_run
@@ -61,12 +61,12 @@ class Counted:
 
 def test_waiting_for_others_does_not_count_as_the_time_of_a_case() -> None:
     kernel = Counted()
-    with TimeLimit(kernel, 0.3) as limit:  # type: ignore[arg-type]
+    with Watch(kernel, Limits(seconds=0.3)) as limit:  # type: ignore[arg-type]
         with limit.suspended():
             time.sleep(0.6)
-        assert not limit.passed
+        assert not limit.breach
         time.sleep(0.5)
-        assert limit.passed
+        assert limit.breach
     assert kernel.interrupted == 1
 
 

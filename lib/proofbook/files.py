@@ -1,5 +1,6 @@
 """Writing files so that a reader never meets half of one."""
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -20,3 +21,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room left, on the disk or of what one may use of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def remedy(error: BaseException) -> str:
+    """What to do where :func:`is_full` holds, as the end of a message; else nothing."""
+    return ". Make room, and continue with `proofbook run --resume`" if is_full(error) else ""

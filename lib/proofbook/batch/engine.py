@@ -10,8 +10,10 @@ By hand: ``papermill --engine proofbook --execution-timeout 120 IN.ipynb OUT.ipy
 
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, nullcontext
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,20 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
 
-from proofbook.batch.kernels import Kernel, Stopped, Switch, TimeLimit, start_kernel
+from proofbook.batch.kernels import Kernel, Stopped, Switch, start_kernel
 from proofbook.batch.ledger import METADATA
+from proofbook.batch.limits import Limits, Watch
+from proofbook.batch.output import Budget
 from proofbook.batch.parents import Parents
 from proofbook.batch.quiet import BUSY, TAG, Load, Quiet
 from proofbook.verdict import Verdict
 
 # seconds for a kernel to start, and for the output of a finished cell to arrive on a busy machine
 STARTUP, OUTPUT = 120, 60
+# the longest message of an error that becomes a reason, in characters
+SAID = 500
+# the key of a notebook's metadata under which its limits stand, and what enforced them
+LIMITS = "proofbook_limits"
 
 
 class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
@@ -67,6 +75,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         stderr_file: Any = None,
         start_timeout: int = STARTUP,
         execution_timeout: float | None = None,
+        limits: Limits | None = None,
         resources: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         interpreter: str | None = None,
@@ -82,6 +91,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             kernel_name: not used: ``interpreter`` says which kernel.
             log_output, stdout_file, stderr_file, start_timeout: as papermill's.
             execution_timeout: seconds for the whole notebook, the start of the kernel included; None for no limit.
+            limits: the same, and limits of memory and processes; instead of ``execution_timeout``.
             resources: ``{"metadata": {"path": …}}`` is the folder in which the kernel works; that of this process
                 by default.
             environment: variables for the kernel, over those of this process.
@@ -96,6 +106,8 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             Stopped: the switch was turned off meanwhile.
         """
         switch = switch or Switch()
+        limits = limits or Limits(seconds=execution_timeout)
+        nb_man.nb.metadata[LIMITS] = limits.record()
         folder = Path((resources or {}).get("metadata", {}).get("path") or Path.cwd())
         with (
             quiet.beside() if quiet else nullcontext(),
@@ -109,16 +121,16 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
                 log_output=log_output,
                 stdout_file=stdout_file,
                 stderr_file=stderr_file,
-                startup_timeout=math.ceil(execution_timeout or start_timeout),
+                startup_timeout=math.ceil(limits.seconds or start_timeout),
                 iopub_timeout=OUTPUT,
             )
-            with TimeLimit(kernel, execution_timeout) as limit:
-                client.limit, client.quiet = limit, quiet
+            with Watch(kernel, limits) as watch:
+                client.limit, client.quiet = watch, quiet
                 error = client.run()
             if switch.is_off:
                 raise Stopped
-            if limit.passed or error is not None:
-                _record(nb_man, client.at, _how_it_ended(kernel, limit, error), kernel)
+            if watch.breach or error is not None:
+                _record(nb_man, client.at, _how_it_ended(kernel, watch, error), kernel)
             if isinstance(error, KeyboardInterrupt):
                 raise error
 
@@ -127,8 +139,17 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     """papermill's client, which keeps the error that ended the execution and the cell in which it came."""
 
     at: int | None = None
-    limit: TimeLimit
+    limit: Watch
     quiet: Quiet | None = None
+
+    def __init__(self, nb_man: NotebookExecutionManager, **options: Any) -> None:
+        super().__init__(nb_man, **options)
+        self.budget = Budget()
+
+    def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        """As papermill's, for what the notebook has room for."""
+        kept = self.budget.spend(msg)
+        return super().process_message(kept, cell, cell_index) if kept else None
 
     def run(self) -> BaseException | None:
         """Execute all cells; the error that ended it before the last, if one did."""
@@ -173,11 +194,24 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
                 self.nb_man.cell_exception(cell, cell_index=index, exception=error)
                 raise
             finally:
+                if said := self.budget.dropped():
+                    cell.outputs.append(new_output("stream", name="stderr", text=said))
                 self.nb_man.cell_complete(cell, cell_index=index)
 
 
 class _Manager(NotebookExecutionManager):  # type: ignore[misc]
-    """papermill's record of an execution, without its closing assumption that all cells ran."""
+    """papermill's record of an execution, without its closing assumption that all cells ran.
+
+    Its times are those of one look at the clock and, from then on, of what can't be set: durations are never negative.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._epoch, self._began = datetime.now(UTC), time.monotonic()
+        super().__init__(*arguments)
+
+    def now(self) -> datetime:
+        """The time, UTC."""
+        return self._epoch + timedelta(seconds=time.monotonic() - self._began)
 
     def notebook_start(self, **kwargs: Any) -> None:
         self.nb.metadata.pop(METADATA, None)
@@ -191,12 +225,12 @@ class _Manager(NotebookExecutionManager):  # type: ignore[misc]
         self.save()
 
 
-def _how_it_ended(kernel: Kernel, limit: TimeLimit, error: BaseException | None) -> tuple[Verdict, str]:
+def _how_it_ended(kernel: Kernel, watch: Watch, error: BaseException | None) -> tuple[Verdict, str]:
     """The verdict of an execution that did not end well, and what happened, to be followed by where."""
-    if limit.passed:
-        return Verdict.TIMEOUT, f"the case ran into its limit of {limit.seconds:g} s"
+    if watch.breach:
+        return watch.breach.verdict, watch.breach.what
     if isinstance(error, CellExecutionError):
-        said = error.evalue.strip().partition("\n")[0]
+        said = _short(error.evalue.strip().partition("\n")[0], SAID)
         return Verdict.ERROR, f"{error.ename}: {said}" if said else error.ename
     if isinstance(error, KeyboardInterrupt):
         return Verdict.ERROR, "the execution was interrupted by hand"
@@ -231,6 +265,10 @@ def _name(cell: NotebookNode) -> str:
     """A cell as a reader finds it: its number, and its tag or first line."""
     tags = [tag for tag in cell.metadata.get("tags", []) if not tag.endswith("parameters")]
     line = cell.source.strip().partition("\n")[0]
-    label = tags[0] if tags else line if len(line) <= 60 else f"{line[:59]}…"
+    label = tags[0] if tags else _short(line, 60)
     number = cell.get("execution_count")
     return f"cell [{number}] ({label})" if number else f"a cell without code ({label})"
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

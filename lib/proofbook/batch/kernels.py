@@ -11,14 +11,15 @@ import signal
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from proofbook.batch.parents import UNKNOWN, Parents
+from proofbook.batch import keeper
+from proofbook.batch.parents import UNKNOWN, ForkedProcess, Parents
+from proofbook.batch.scratch import scratch as scratch_folder
 
 if TYPE_CHECKING:
     import psutil
@@ -30,7 +31,6 @@ PROVISIONER = "proofbook-warm"
 # how long a kernel may take to answer an interrupt before it is killed, in seconds
 GRACE = 5.0
 # how often a limit that is suspended is looked at, in seconds
-_TICK = 0.05
 # the longest path of a socket, less the number that is added to it; macOS has the shortest
 SOCKET_PATH = 100
 # the signal on which a kernel writes down where it is; Windows has none
@@ -52,18 +52,34 @@ class Kernel:
 
     def interrupt(self) -> None:
         """Ask the cell that runs to stop, as the stop button of JupyterLab does."""
+        self.report()
+        self._signal(signal.SIGINT)
+
+    def report(self) -> None:
+        """Let the kernel write down where it is."""
         if _REPORT:
             self._signal(_REPORT, whole_group=False)
-        self._signal(signal.SIGINT)
 
     def kill(self) -> None:
         """End the kernel and every process that came from it. Twice does no harm."""
         with self._killing:
-            descendants = self._descendants()
-            self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
-            for process in descendants:  # those that left the kernel's process group
-                _end(process)
+            if not self.died and keeper.available():
+                if self.is_warm:  # else the keeper is to leave by itself, after the rest
+                    self._signal(signal.SIGSTOP)
+                keeper.end(self.process.pid)
+                if self.is_warm:
+                    self._signal(signal.SIGKILL)
+            elif not self.died:
+                descendants = self._descendants()
+                self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+                for process in descendants:  # those that left the kernel's process group
+                    _end(process)
             self.process.wait()
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it was forked."""
+        return isinstance(self.process, ForkedProcess)
 
     @property
     def died(self) -> bool:
@@ -148,57 +164,6 @@ class Switch:
                 self._running.discard(kernel)
 
 
-class TimeLimit(AbstractContextManager["TimeLimit"]):
-    """Interrupts a kernel after a time, and kills it when it doesn't mind.
-
-    Args:
-        kernel: what to stop.
-        seconds: after how long; None for never.
-    """
-
-    def __init__(self, kernel: Kernel, seconds: float | None) -> None:
-        self.seconds = seconds
-        self.passed = False
-        self._kernel = kernel
-        self._over = threading.Event()
-        self._waited = 0.0
-        self._waits_since: float | None = None
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        if self.seconds is not None:
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self.seconds is not None:
-            self._thread.join()
-
-    @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Let the time within the block not count."""
-        self._waits_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._waited, self._waits_since = self._waited + time.monotonic() - self._waits_since, None
-
-    def _watch(self) -> None:
-        start = time.monotonic()
-        while (left := self._left(start)) > 0:
-            if self._over.wait(max(left, _TICK)):
-                return
-        self.passed = True
-        self._kernel.interrupt()
-        if not self._over.wait(GRACE):
-            self._kernel.kill()
-
-    def _left(self, start: float) -> float:
-        now, since = time.monotonic(), self._waits_since
-        return (self.seconds or 0) + self._waited + (now - since if since is not None else 0) - (now - start)
-
-
 @contextmanager
 def start_kernel(
     environment: Mapping[str, str],
@@ -217,7 +182,7 @@ def start_kernel(
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
-    with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as made:
+    with tempfile.TemporaryDirectory(prefix="k", dir=scratch_folder(), ignore_cleanup_errors=True) as made:
         scratch = Path(made)
         sockets = str(scratch / "s")
         over = {"transport": "ipc", "ip": sockets} if os.name == "posix" and len(sockets) < SOCKET_PATH else {}
@@ -251,13 +216,16 @@ def _spec_manager(scratch: Path, interpreter: str, parents: Parents | None) -> A
     """A kernelspec manager that knows one kernel: ipykernel in that interpreter."""
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
+    command = [
+        *(interpreter, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+        "--log-level=ERROR",
+        "--HistoryManager.hist_file=:memory:",
+        "--IPKernelApp.outstream_class=proofbook.batch.stream.BoundedStream",
+        f"--IPKernelApp.exec_lines={_reporting(scratch)}",
+    ]
     spec = KernelSpec(
-        argv=[
-            *(interpreter, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
-            "--log-level=ERROR",
-            "--HistoryManager.hist_file=:memory:",
-            f"--IPKernelApp.exec_lines={_reporting(scratch)}",
-        ],
+        # a warm kernel's keeper is its parent
+        argv=keeper.kept(command) if parents is None else command,
         display_name="Python 3 (proofbook)",
         language="python",
         metadata=_provisioning(parents),
@@ -281,7 +249,7 @@ def _provisioning(parents: Parents | None) -> dict[str, Any]:
     # as the entry point of the installed package, which an editable install may be too old to have
     entry = EntryPoint(PROVISIONER, "proofbook.batch.provisioner:WarmProvisioner", KernelProvisionerFactory.GROUP_NAME)
     KernelProvisionerFactory.provisioners.setdefault(PROVISIONER, entry)
-    return {"kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {"parents": parents}}}
+    return {"kernel_provisioner": {"provisioner_name": PROVISIONER, "config": {"parents": parents, "keeps": True}}}
 
 
 def _reporting(scratch: Path) -> str:

@@ -143,6 +143,14 @@ def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
     return Result(row, found.checks)
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a file is there, and a notebook."""
+    try:
+        return bool(_metadata(path))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def _metadata(path: Path) -> dict[str, Any]:
     """The metadata of a notebook. Raises ValueError where the file is not one."""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -189,7 +197,7 @@ def _row(run: str, planned: PlannedCase, verdict: Verdict, reason: str, seconds:
         verdict=verdict,
         reason=reason,
         seconds=seconds,
-        **planned.model_dump(exclude={"folder", "time_limit"}),
+        **planned.model_dump(exclude={"folder", "time_limit", "memory_limit"}),
     )
 
 

@@ -19,16 +19,18 @@ from proofbook.batch.account import METADATA as ACCOUNT
 from proofbook.batch.account import Batch
 from proofbook.batch.kernels import KERNEL_NAME, Stopped, Switch, kernel_environment
 from proofbook.batch.ledger import METADATA, Result, read_result
+from proofbook.batch.limits import limits_for
 from proofbook.batch.machine import MachineryFailed, threads, visible
 from proofbook.batch.parents import Cold, Parents
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.batch.quiet import BUSY, Quiet
 from proofbook.batch.reuse import Keys
 from proofbook.batch.schedule import Admission, Schedule
+from proofbook.batch.scratch import scratch
 from proofbook.catalog import Timings, Weights
 from proofbook.catalog.environments import CURRENT
 from proofbook.environments import interpreter, kernel_name, own_name
-from proofbook.files import write_atomic
+from proofbook.files import is_full, remedy, write_atomic
 from proofbook.verdict import Blocked, Verdict
 from proofbook.workbook.records import reproduction_name
 
@@ -145,7 +147,7 @@ class _Workers:
             except Stopped:
                 return
             except OSError as error:
-                said = f"{admitted.case.case}: its notebook can't be written: {error}"
+                said = f"{admitted.case.case}: its notebook can't be written: {error}{remedy(error)}"
                 self._events.put(MachineryFailed(said))
                 return
             except BaseException as error:  # a defect of the batch: it must end the run, not a thread
@@ -206,7 +208,8 @@ def execute_case(
     begun = batch.begin(case) if batch else None
     try:
         # where the case may leave whatever it likes
-        with tempfile.TemporaryDirectory(prefix="pb-", ignore_cleanup_errors=True) as work:
+        with tempfile.TemporaryDirectory(prefix="w", dir=scratch(), ignore_cleanup_errors=True) as work:
+            (temporary := Path(work, "tmp")).mkdir()
             # a failing cell is what a notebook may hold; papermill has written it down when it raises this
             with suppress(PapermillExecutionError):
                 papermill.execute_notebook(
@@ -218,9 +221,13 @@ def execute_case(
                     language="python",
                     progress_bar=False,
                     request_save_on_cell_execute=False,
-                    execution_timeout=case.time_limit,
+                    limits=limits_for(case),
                     resources={"metadata": {"path": work}},
-                    environment={**kernel_environment(threads(case.weights)), **(variables or {})},
+                    environment={
+                        **kernel_environment(threads(case.weights)),
+                        **(variables or {}),
+                        "TMPDIR": str(temporary),
+                    },
                     interpreter=interpreter(case.environment),
                     parents=parents,
                     switch=switch,
@@ -231,6 +238,8 @@ def execute_case(
     except (Stopped, MemoryError):
         raise
     except Exception as error:  # a notebook that is damaged or missing, a kernel that can't be launched
+        if is_full(error):
+            raise
         content = _obituary(case, source, error)
     finally:
         partial.unlink(missing_ok=True)

@@ -48,6 +48,8 @@ class PlannedCase(_Frozen):
     seed: int
     # seconds for the whole case, from the start of its kernel to the end of its last cell
     time_limit: float
+    # GB (10^9 bytes) for all processes of the case; None for what the machine that runs it can bear
+    memory_limit: float | None = None
     notebook: str
     rerun: str
 
@@ -103,6 +105,7 @@ def make_plan(
     environment: str | None = None,
     seed: int = 0,
     time_limit: float | None = None,
+    memory_limit: float | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     timings: Timings | None = None,
 ) -> Plan:
@@ -136,7 +139,7 @@ def make_plan(
     }
     limit = time_limit or (catalog.suite(suite).time_limit if suite else DEFAULT_TIME_LIMIT)
     cases = [
-        plan_case(model, catalog.target(target).name, own, seed, limit, folder, environment, variant)
+        plan_case(model, catalog.target(target).name, own, seed, limit, folder, environment, variant, memory_limit)
         for target in dict.fromkeys(targets)
         for (name, own), model in selected.items()
         for variant in ("", *((variants or {}).get(name, ()) if own is Weights.TINY else ()))
@@ -176,6 +179,7 @@ def plan_case(
     folder: Path | None = None,
     environment: str | None = None,
     variant: str = "",
+    memory_limit: float | None = None,
 ) -> PlannedCase:
     """One case of a plan, in an environment, or in the one that this machine has for what the model needs."""
     environment = environment or chosen_for(model.needs)
@@ -195,6 +199,7 @@ def plan_case(
         folder=at,
         seed=seed,
         time_limit=time_limit,
+        memory_limit=memory_limit,
         notebook=str(notebook_path(model.category, case)),
         rerun=f"{rerun} --folder {shlex.quote(at)}" if at else rerun,
     )

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.provisioning import LocalProvisioner
-from traitlets import Instance, Unicode, default
+from traitlets import Bool, Instance, Unicode, default
 
+from proofbook.batch.keeper import kept
 from proofbook.batch.parents import Cold, Parents
 
 
@@ -22,6 +23,7 @@ class WarmProvisioner(LocalProvisioner):  # type: ignore[misc]
     """Starts kernels by forking a warm parent, else as jupyter_client does."""
 
     parents = Instance(Parents, help="Where to fork.")
+    keeps = Bool(False, help="Whether a cold kernel gets a keeper.").tag(config=True)
     cold = Unicode(help="Why the kernel is cold; empty if it is warm.")
 
     @default("parents")
@@ -39,7 +41,7 @@ class WarmProvisioner(LocalProvisioner):  # type: ignore[misc]
         except Cold as cause:
             self.cold = str(cause)
             self.log.warning("a cold kernel starts: %s", cause)
-            return await super().launch_kernel(cmd, **kwargs)
+            return await super().launch_kernel(kept(cmd) if self.keeps else cmd, **kwargs)
         self.pid = self.pgid = self.process.pid
         self.cwd = folder
         return self.connection_info

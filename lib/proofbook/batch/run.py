@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from proofbook.batch.history import History
-from proofbook.batch.ledger import Ledger, read_ledger
+from proofbook.batch.ledger import Ledger, is_readable, read_ledger
 from proofbook.batch.machine import available_bytes, cores, units
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.batch.reuse import Keys
@@ -73,8 +73,8 @@ def find_run(name: str, outputs: Path) -> Path:
 
 
 def unfinished(plan: Plan, folder: Path) -> list[PlannedCase]:
-    """The cases of a plan that have no executed notebook yet."""
-    return [case for case in plan.cases if not (folder / case.notebook).exists()]
+    """The cases of a plan that have no executed notebook yet, or a damaged one."""
+    return [case for case in plan.cases if not is_readable(folder / case.notebook)]
 
 
 def execute_run(

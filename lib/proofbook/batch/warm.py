@@ -7,7 +7,7 @@ is an order for one kernel; with it come three files: the kernel's channel, its 
 The channel belongs to that one kernel. Through it the kernel says its process id, the owner what the kernel is to be
 (its arguments, folder and variables), and the parent, at last, how it ended. A channel that the owner closes, be it by
 its own death, ends the kernel; the end of FD ends the parent and all its kernels. A parent that dies leaves its kernels
-in peace.
+in peace. What a kernel leaves behind comes to the parent, which ends it (:mod:`proofbook.batch.keeper`).
 """
 
 import gc
@@ -25,6 +25,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from proofbook.batch import keeper
 
 # what a kernel finds imported, beside the checks and tasks; each brings most of what it imports itself when it is used
 MODULES = (
@@ -75,7 +77,7 @@ def serve(control: socket.socket) -> socket.socket | None:
     while True:
         for ready in select.select([control.fileno(), *children], [], [])[0]:
             if ready != control.fileno():
-                _report(ready, children.pop(ready))
+                _report(ready, children.pop(ready), children)
                 continue
             order, files, *_ = socket.recv_fds(control, 1, 3)
             if not order:
@@ -100,6 +102,7 @@ def become_kernel(channel: socket.socket) -> None:
     """Be the kernel that the channel asks for, until that ends."""
     say(channel, pid=os.getpid())
     order = json.loads(channel.makefile("r").readline())
+    keeper.adopt()
     threading.Thread(target=_watch, args=(channel,), daemon=True).start()
     os.environ.clear()
     os.environ.update(order["environment"])
@@ -172,10 +175,11 @@ def _watch(channel: socket.socket) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _report(descriptor: int, child: Child) -> None:
-    """Tell a kernel's owner how it ended."""
+def _report(descriptor: int, child: Child, others: dict[int, Child]) -> None:
+    """Tell a kernel's owner how it ended, once nothing of it is left."""
     os.close(descriptor)
     status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+    keeper.reap(spared={other.pid for other in others.values()})
     with child.channel:
         try:
             say(child.channel, status=status)
@@ -184,12 +188,10 @@ def _report(descriptor: int, child: Child) -> None:
 
 
 def _end(children: dict[int, Child]) -> None:
-    for descriptor, child in children.items():
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:  # it has not come to lead a group yet, or nothing of it is left
-            os.kill(child.pid, signal.SIGKILL)
-        _report(descriptor, child)
+    for child in children.values():
+        os.kill(child.pid, signal.SIGKILL)
+    while children:
+        _report(*children.popitem(), children)
 
 
 def main() -> None:
@@ -197,6 +199,7 @@ def main() -> None:
     del sys.path[0]  # the folder of whoever started this is none of a notebook's
     control = socket.socket(fileno=int(sys.argv[1]))
     began = time.perf_counter()
+    keeper.adopt()
     try:
         _prepare()
     except Exception as error:  # a package that is missing or broken here: the owner is told

@@ -78,6 +78,10 @@ def run(
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Seconds a case may take; the suite's, or 300.")
     ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="GB that a case may take; 6, or with real weights nine tenths of the memory."),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Cases at a time; one a core, as far as memory reaches.")
     ] = None,
@@ -119,6 +123,7 @@ def run(
         seed=seed,
         time_limit=time_limit,
         timings=timings,
+        memory_limit=memory_limit,
         out=out,
     )
     manner = Manner(jobs, per_device, report, cold)

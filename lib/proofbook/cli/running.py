@@ -11,12 +11,14 @@ from rich.console import Console
 from proofbook.batch.bringing import bring_over
 from proofbook.batch.history import History
 from proofbook.batch.ledger import Ledger
+from proofbook.batch.lock import locked
 from proofbook.batch.machine import MachineryFailed, cores, default_jobs, usable_targets
 from proofbook.batch.parents import unavailable
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
 from proofbook.batch.reuse import Keys
 from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
+from proofbook.batch.scratch import sweep
 from proofbook.batch.variants import Extent, variants_for
 from proofbook.catalog import Category, Timings, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
@@ -42,6 +44,7 @@ class Selection:
     seed: int
     time_limit: float | None
     timings: Timings | None
+    memory_limit: float | None
     out: Path | None
 
 
@@ -75,6 +78,7 @@ def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
         "seed": wanted.seed,
         "time_limit": wanted.time_limit,
         "timings": wanted.timings,
+        "memory_limit": wanted.memory_limit,
     }
     plan = make_plan(catalog, **chosen)
     if wanted.variants:
@@ -82,10 +86,11 @@ def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
             plan = make_plan(catalog, **chosen, variants=variants_for(plan.cases, wanted.variants))
     folder = new_folder(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
-    plan.save(folder)
-    if changed:
-        _bring_over(plan, folder, workbook, out)
-    return _execute(plan, folder, workbook, manner, out)
+    with locked(folder):
+        plan.save(folder)
+        if changed:
+            _bring_over(plan, folder, workbook, out)
+        return _execute(plan, folder, workbook, manner, out)
 
 
 def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
@@ -96,7 +101,9 @@ def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
         )
     workbook = root()
     folder = find_run(name, workbook / "outputs")
-    return _execute(Plan.load(folder), folder, workbook, manner, console())
+    plan = Plan.load(folder)
+    with locked(folder):
+        return _execute(plan, folder, workbook, manner, console())
 
 
 def report_run(name: str) -> None:
@@ -124,6 +131,7 @@ def _bring_over(plan: Plan, folder: Path, workbook: Path, out: Console) -> None:
 
 
 def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Console) -> int:
+    sweep()
     jobs = manner.jobs or default_jobs()
     left = len(unfinished(plan, folder))
     # a case a core imports no more often by itself than a parent for them would
