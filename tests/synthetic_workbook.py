@@ -53,7 +53,7 @@ def act():
         eaten = []
         while True:
             eaten.append(b"x" * 20_000_000)
-            time.sleep(0.005)
+            time.sleep(0.05)
     if model == "leaps":
         eaten = b"x" * 3_000_000_000
     if model == "forks":

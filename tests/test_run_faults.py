@@ -127,7 +127,7 @@ def test_each_fault_has_its_verdict(run: Run, warm_run: Run) -> None:
 def test_a_case_beyond_a_limit_says_which_and_what_was_in_force(any_run: Run) -> None:
     assert "beyond its limit of 0.6 GB of memory: 0." in any_run.reason("eats")
     assert f"beyond its limit of {PROCESSES} processes: " in any_run.reason("forks")
-    assert "MemoryError" in any_run.reason("leaps")
+    assert "MemoryError (a process of the case may have 1.2 GB), in cell [3]" in any_run.reason("leaps")
     metadata = json.loads(any_run.notebook("passes").read_text())["metadata"]
     assert metadata["proofbook_limits"] == {
         "seconds": TIME_LIMIT,

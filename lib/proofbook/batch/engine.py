@@ -231,7 +231,8 @@ def _how_it_ended(kernel: Kernel, watch: Watch, error: BaseException | None) -> 
         return watch.breach.verdict, watch.breach.what
     if isinstance(error, CellExecutionError):
         said = _short(error.evalue.strip().partition("\n")[0], SAID)
-        return Verdict.ERROR, f"{error.ename}: {said}" if said else error.ename
+        what = f"{error.ename}: {said}" if said else error.ename
+        return Verdict.ERROR, f"{what} ({watch.leap})" if watch.leap and _lacked_memory(error) else what
     if isinstance(error, KeyboardInterrupt):
         return Verdict.ERROR, "the execution was interrupted by hand"
     if isinstance(error, DeadKernelError) or kernel.died:
@@ -268,6 +269,12 @@ def _name(cell: NotebookNode) -> str:
     label = tags[0] if tags else _short(line, 60)
     number = cell.get("execution_count")
     return f"cell [{number}] ({label})" if number else f"a cell without code ({label})"
+
+
+def _lacked_memory(error: CellExecutionError) -> bool:
+    """Whether an allocation failed, by the words of Python, NumPy, torch and the system."""
+    words = ("an't allocate memory", "annot allocate memory")
+    return error.ename.endswith("MemoryError") or any(said in error.evalue for said in words)
 
 
 def _short(text: str, length: int) -> str:

@@ -30,7 +30,6 @@ KERNEL_NAME = "python3"
 PROVISIONER = "proofbook-warm"
 # how long a kernel may take to answer an interrupt before it is killed, in seconds
 GRACE = 5.0
-# how often a limit that is suspended is looked at, in seconds
 # the longest path of a socket, less the number that is added to it; macOS has the shortest
 SOCKET_PATH = 100
 # the signal on which a kernel writes down where it is; Windows has none

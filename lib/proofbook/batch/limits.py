@@ -105,6 +105,12 @@ class Watch(AbstractContextManager["Watch"]):
         finally:
             self._waited, self._waits_since = self._waited + time.monotonic() - self._waits_since, None
 
+    @property
+    def leap(self) -> str:
+        """How much one process may have before an allocation fails, as a clause; empty if that is not limited."""
+        memory = self._limits.memory
+        return f"a process of the case may have {LEAP * memory / 1e9:.3g} GB" if memory and bounds_leaps() else ""
+
     def _watch(self) -> None:
         began = time.monotonic()
         while True:
