@@ -44,6 +44,8 @@ class RunStarted(_Event):
     kernels: Literal["warm", "cold"]
     # how many cases this runner is to execute of each category
     categories: dict[Category, int]
+    # how long one of them takes on average, in seconds, by what earlier runs tell
+    seconds: dict[Category, float] = {}
 
 
 class CaseStarted(_Event):

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -11,6 +11,7 @@ from proofbook.batch.events import EVENTS_FILE, AnyEvent, CaseFinished, CaseStar
 from proofbook.batch.ledger import Ledger
 from proofbook.batch.local import Event, Finished, Noticed, Started
 from proofbook.batch.plan import Plan, PlannedCase
+from proofbook.catalog import Category
 
 
 class Journal:
@@ -36,8 +37,10 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
-    def started(self, cases: Sequence[PlannedCase], jobs: int, *, warm: bool) -> AnyEvent:
-        """This runner begins with some cases."""
+    def started(
+        self, cases: Sequence[PlannedCase], jobs: int, seconds: Mapping[Category, float], *, warm: bool
+    ) -> AnyEvent:
+        """This runner begins with some cases; ``seconds`` is what one of each category is expected to take."""
         categories = Counter(case.category for case in cases)
         return self._write(
             RunStarted,
@@ -46,6 +49,7 @@ class Journal:
             jobs=jobs,
             kernels="warm" if warm else "cold",
             categories=dict(categories),
+            seconds=dict(seconds),
         )
 
     def follow(self, event: Event) -> AnyEvent:
@@ -70,10 +74,11 @@ class Journal:
             case Noticed(text):
                 return self._write(Notice, text=text)
 
-    def finished(self, ledger: Ledger, *, stopped: bool) -> None:
-        """This runner has made the ledger, at its end or because it was stopped."""
+    def finished(self, ledger: Ledger, *, stopped: bool) -> Ledger:
+        """This runner has made the ledger, at its end or because it was stopped; the same ledger."""
         outcome = "stopped" if stopped else "complete"
         self._write(RunFinished, outcome=outcome, text=ledger.closes(), totals=dict(ledger.totals))
+        return ledger
 
     def failed(self, error: BaseException) -> None:
         """This runner ends because something went wrong that is no case's."""
@@ -82,10 +87,10 @@ class Journal:
     def _write(self, kind: Callable[..., Any], **fields: Any) -> AnyEvent:
         event: AnyEvent = kind(run=self._run, elapsed=round(time.monotonic() - self._began, 3), **fields)
         line = event.model_dump_json() + "\n"
+        # after a line that the disk had no room for, the next one begins anew
+        data = ("\n" + line if self._lost else line).encode()
         try:
-            # after a line that the disk had no room for, the next one begins anew
-            os.write(self._file, ("\n" + line if self._lost else line).encode())
-            self._lost = False
+            self._lost = os.write(self._file, data) < len(data)
         except OSError:
             self._lost = True
         if self._stream is not None:

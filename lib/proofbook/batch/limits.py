@@ -82,6 +82,7 @@ class Watch(AbstractContextManager["Watch"]):
         self.breach: Breach | None = None
         self._kernel, self._limits = kernel, limits
         self._bounded: set[int] = set()
+        self._began = time.monotonic()
         self._exact_again = float("-inf")
         self._waited = 0.0
         self._waits_since: float | None = None
@@ -112,51 +113,56 @@ class Watch(AbstractContextManager["Watch"]):
         return f"a process of the case may have {LEAP * memory / 1e9:.3g} GB" if memory and bounds_leaps() else ""
 
     def _watch(self) -> None:
-        began = time.monotonic()
-        while True:
-            if breach := self._resources():
+        self._began = time.monotonic()
+        while (left := self._left()) > 0:
+            if breach := self._crowd() or self._memory():
                 self.breach = breach
                 self._kernel.report()
                 self._kernel.kill()
                 return
-            left = self._left(began)
-            if left <= 0:
-                self.breach = Breach(Verdict.TIMEOUT, f"the case ran into its limit of {self._limits.seconds:g} s")
-                self._kernel.interrupt()
-                if not self._over.wait(GRACE):
-                    self._kernel.kill()
-                return
             if self._over.wait(min(left, PERIOD)):
                 return
+        self.breach = Breach(Verdict.TIMEOUT, f"the case ran into its limit of {self._limits.seconds:g} s")
+        self._kernel.interrupt()
+        if not self._over.wait(GRACE):
+            self._kernel.kill()
 
-    def _left(self, began: float) -> float:
+    def _left(self) -> float:
         """Seconds until the case has run out of time."""
         if self._limits.seconds is None:
             return PERIOD
         now, since = time.monotonic(), self._waits_since
-        return self._limits.seconds + self._waited + (now - since if since is not None else 0) - (now - began)
+        return self._limits.seconds + self._waited + (now - since if since is not None else 0) - (now - self._began)
 
-    def _resources(self) -> Breach | None:
-        """Whether the kernel goes beyond its processes or its memory."""
-        limits = self._limits
-        if limits.memory is None and limits.processes is None:
+    def _crowd(self) -> Breach | None:
+        """Whether there are too many processes."""
+        limit = self._limits.processes
+        if limit is None or (found := len(_processes(self._kernel))) <= limit:
+            return None
+        return Breach(Verdict.CRASH, f"the case went beyond its limit of {limit} processes: {found} at a time")
+
+    def _memory(self) -> Breach | None:
+        """Whether they take too much memory; first by what is quickly read, and more than the truth."""
+        limit = self._limits.memory
+        if limit is None:
             return None
         group = _processes(self._kernel)
-        if limits.processes and len(group) > limits.processes:
-            what = f"the case went beyond its limit of {limits.processes} processes: {len(group)} at a time"
-            return Breach(Verdict.CRASH, what)
-        if limits.memory is None:
+        self._bound(group, limit)
+        if sum(map(_resident, group)) <= limit or (began := time.monotonic()) < self._exact_again:
             return None
-        self._bound(group, limits.memory)
-        if _memory(group, exact=False) <= limits.memory or (began := time.monotonic()) < self._exact_again:
-            return None
-        used = _memory(group, exact=True)
-        # it takes milliseconds to seconds, by the number of pages
+        used = 0.0
+        for count, process in enumerate(group, 1):
+            # milliseconds to seconds each, by the number of pages and of those who share them
+            used += _proportional(process)
+            if used > limit:
+                what = f"{used / 1e9:.2f} GB in {_count(count)}"
+                return Breach(Verdict.CRASH, f"the case went beyond its limit of {limit / 1e9:g} GB of memory: {what}")
+            if self._over.is_set() or self._left() <= 0:
+                return None
+            if breach := self._crowd():
+                return breach
         self._exact_again = time.monotonic() + 10 * (time.monotonic() - began)
-        if used <= limits.memory:
-            return None
-        what = f"{used / 1e9:.2f} GB in {_count(len(group))}"
-        return Breach(Verdict.CRASH, f"the case went beyond its limit of {limits.memory / 1e9:g} GB of memory: {what}")
+        return None
 
     def _bound(self, group: list[int], memory: float) -> None:
         """Set the limits that the system itself keeps; whatever a process starts from then on inherits them."""
@@ -185,39 +191,35 @@ def _processes(kernel: Kernel) -> list[int]:
         return [root]
 
 
-def _memory(group: list[int], *, exact: bool) -> float:
-    """Bytes of processes: quickly and too many, or as they share them."""
+def _resident(process: int) -> float:
+    """Bytes that a process has in memory, with all that it shares; none where it has ended, or is another user's."""
     import psutil
 
-    total = 0.0
-    for process in group:
-        with _unless_gone():
-            one = psutil.Process(process)
-            if not exact:
-                total += one.memory_info().rss
-                continue
-            full = one.memory_full_info()
-            total += getattr(full, "pss", full.uss)
-    return total
+    try:
+        return float(psutil.Process(process).memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0.0
+
+
+def _proportional(process: int) -> float:
+    """The same, of what it shares only its part; where the system does not tell that, without what it shares."""
+    import psutil
+
+    try:
+        full = psutil.Process(process).memory_full_info()
+        return float(getattr(full, "pss", full.uss))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0.0
 
 
 def _set_limits(process: int, data: int) -> None:
     import resource
 
-    with _unless_gone():
+    try:
         resource.prlimit(process, resource.RLIMIT_DATA, (data, data))
         resource.prlimit(process, resource.RLIMIT_CORE, (0, 0))
-
-
-@contextmanager
-def _unless_gone() -> Iterator[None]:
-    """Leave out what concerns a process that has ended meanwhile, or that belongs to another user."""
-    import psutil
-
-    try:
-        yield
-    except (ProcessLookupError, PermissionError, psutil.NoSuchProcess, psutil.AccessDenied):
-        return
+    except (ProcessLookupError, PermissionError):
+        return  # it has ended, or has become another user's
 
 
 class _Table:

@@ -1,52 +1,35 @@
 """What a person sees while a batch runs: a live table on a terminal, plain lines elsewhere."""
 
+import threading
 import time
-from collections import Counter
-from collections.abc import Iterable
 from contextlib import ExitStack
-from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
-from proofbook.batch.local import Event, Finished, Noticed, Started
+from proofbook.batch.events import AnyEvent, CaseFinished, Notice, RunStarted
+from proofbook.batch.state import State
+from proofbook.batch.view import explanation, outcome, overview, style
 from proofbook.verdict import Verdict
 
-# running cases listed below the bar, at most
-RUNNING_SHOWN = 20
-STYLES = {
-    Verdict.PASS: "green",
-    Verdict.SKIP: "bright_black",
-    Verdict.BLOCKED: "yellow",
-    Verdict.XFAIL: "yellow",
-    Verdict.NOT_RUN: "magenta",
-}
-"""The colour of each verdict; those that fell short are red."""
-
-
-def style(verdict: Verdict) -> str:
-    """The colour of a verdict."""
-    return STYLES.get(verdict, "bold red")
+__all__ = ["Progress", "style"]
 
 
 class Progress:
-    """Shows the events of a batch.
+    """Shows the events of a batch: each case on a line of its own or, on a terminal, those that did not pass.
 
     Args:
         console: where to.
-        total: how many cases there are to execute.
+        state: where the run stands, which this keeps.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
-        self._console, self._total = console, total
+    def __init__(self, console: Console, state: State) -> None:
+        self._console, self._state = console, state
+        self._lock = threading.Lock()  # as a thread of the display draws
         self._began = time.monotonic()
-        self._running: dict[str, float] = {}
-        self._done: Counter[Verdict] = Counter()
+        self._count = self._total = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,49 +43,26 @@ class Progress:
     ) -> None:
         self._stack.close()
 
-    def follow(self, events: Iterable[Event]) -> None:
-        """Show each event as it comes."""
-        for event in events:
-            if isinstance(event, Started):
-                self._running[event.case.case] = time.monotonic()
-            elif isinstance(event, Noticed):
-                self._console.print(event.text, style="yellow", markup=False, soft_wrap=True, highlight=False)
-            else:
-                self._done[event.result.case.verdict] += 1
-                self._announce(event, time.monotonic() - self._running.pop(event.case.case))
+    def show(self, event: AnyEvent) -> None:
+        """Show an event."""
+        with self._lock:
+            self._state.apply(event)
+        match event:
+            case RunStarted(to_execute=total):
+                self._total = total
+            case Notice(text=text):
+                self._console.print(text, style="yellow", markup=False, soft_wrap=True, highlight=False)
+            case CaseFinished():
+                self._count += 1
+                if not (self._console.is_terminal and event.verdict is Verdict.PASS):
+                    self._announce(event)
 
-    @property
-    def seconds_left(self) -> float | None:
-        """An estimate from the cases done so far; None before there are any."""
-        done = self._done.total()
-        if not done:
-            return None
-        return (time.monotonic() - self._began) / done * (self._total - done)
-
-    def _announce(self, event: Finished, seconds: float) -> None:
-        row = event.result.case
-        count = f"[{self._done.total():{len(str(self._total))}}/{self._total}]"
-        line = Text.assemble(f"{count} ", (f"{row.verdict:8}", style(row.verdict)), f" {row.case}  {seconds:.1f} s")
-        if row.verdict is not Verdict.PASS and row.reason:
-            line.append(f"\n{' ' * (len(count) + 1)}{row.reason}", style="dim")
+    def _announce(self, event: CaseFinished) -> None:
+        count = f"[{self._count:{len(str(self._total))}}/{self._total}] "
+        line = outcome(event)
+        line = line.__class__.assemble(count, line, explanation(event, len(count)))
         self._console.print(line, soft_wrap=True, highlight=False)
 
     def _table(self) -> RenderableType:
-        # drawn by a thread of the display, from copies: the events go on meanwhile
-        verdicts, running = list(self._done.items()), list(self._running.items())
-        done, left = self._done.total(), self.seconds_left
-        head = Table.grid(padding=(0, 1))
-        head.add_row(
-            ProgressBar(total=max(self._total, 1), completed=done, width=30),
-            f"{done} of {self._total}",
-            *(Text(f"{number} {verdict}", style(verdict)) for verdict, number in verdicts),
-            "" if left is None else f"{clock(left)} left",
-        )
-        now = time.monotonic()
-        lines = [Text(f"  {case}  {now - since:.0f} s", style="dim") for case, since in running[:RUNNING_SHOWN]]
-        return Group(head, *lines)
-
-
-def clock(seconds: float) -> str:
-    """A duration as a clock shows it: ``0:01:05``."""
-    return str(timedelta(seconds=round(seconds)))
+        with self._lock:
+            return overview(self._state, time.monotonic() - self._began)

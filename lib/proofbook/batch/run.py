@@ -3,10 +3,13 @@
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
+from typing import TextIO
 
 from rich.console import Console
 
@@ -16,7 +19,7 @@ from proofbook.batch.machine import available_bytes, cores, units
 from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.batch.reuse import Keys
 from proofbook.batch.schedule import Room, Schedule
-from proofbook.catalog import Catalog, load_catalog
+from proofbook.catalog import Catalog, Category, load_catalog
 from proofbook.verdict import Verdict
 
 
@@ -88,6 +91,7 @@ def execute_run(
     history: History | None = None,
     keys: Keys | None = None,
     per_device: int = 1,
+    stream: TextIO | None = None,
 ) -> Ledger:
     """Execute what a run still lacks, write its ledger and close it.
 
@@ -101,27 +105,47 @@ def execute_run(
         history: what earlier runs tell of how long cases take, and how much memory.
         keys: what the outcome of each case depends on, to be kept with it.
         per_device: how many cases may share a GPU.
+        stream: where events are printed as lines of JSON, beside the file of them in the run's folder.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
         LedgerOpen: the ledger does not close.
         MachineryFailed: a case's notebook can't be written.
     """
+    from proofbook.batch.journal import Journal
     from proofbook.batch.local import execute
     from proofbook.batch.progress import Progress
+    from proofbook.batch.state import State
 
     cases = unfinished(plan, folder)
     schedule = _schedule(cases, load_catalog(notebooks.parent / "params"), history or History(), jobs, per_device)
-    with _interruptible_once():
+    state = State(plan.run, Counter(case.category for case in plan.cases))
+    with Journal(folder, plan, stream) as journal, _interruptible_once():
         try:
             with (
                 closing(execute(plan, folder, notebooks, schedule, keys=keys, warm=warm)) as events,
-                Progress(console, len(cases)) as progress,
+                Progress(console, state) as progress,
             ):
-                progress.follow(events)
+                progress.show(journal.started(cases, jobs, _expected(cases, history), warm=warm))
+                for event in events:
+                    progress.show(journal.follow(event))
+            return journal.finished(write_ledger(folder, console), stopped=False)
         except KeyboardInterrupt:
-            raise Interrupted(folder, write_ledger(folder, console)) from None
-        return write_ledger(folder, console)
+            ledger = journal.finished(write_ledger(folder, console), stopped=True)
+            raise Interrupted(folder, ledger) from None
+        except BaseException as error:
+            journal.failed(error)
+            raise
+
+
+def _expected(cases: Sequence[PlannedCase], history: History | None) -> dict[Category, float]:
+    """Seconds that a case of each category takes on average, by what earlier runs tell; empty without any."""
+    if history is None:
+        return {}
+    seconds: dict[Category, list[float]] = {}
+    for case in cases:
+        seconds.setdefault(case.category, []).append(history.seconds(case))
+    return {category: round(mean(each), 3) for category, each in seconds.items()}
 
 
 def _schedule(cases: Sequence[PlannedCase], catalog: Catalog, history: History, jobs: int, per_device: int) -> Schedule:

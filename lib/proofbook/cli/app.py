@@ -103,6 +103,9 @@ def run(
         typer.Option("--cold", help="Start each kernel anew, rather than fork it from one that has imported torch."),
     ] = False,
     report: Annotated[bool, typer.Option(help="Render the summary at the end.")] = True,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one event a line, as JSON; what is for people goes to stderr.")
+    ] = False,
 ) -> None:
     """Plan cases, execute their notebooks, close the ledger and render the summary.
 
@@ -126,7 +129,7 @@ def run(
         memory_limit=memory_limit,
         out=out,
     )
-    manner = Manner(jobs, per_device, report, cold)
+    manner = Manner(jobs, per_device, report, cold, json)
     if resume is not None and changed:
         raise typer.BadParameter("--resume continues a run as it was planned: --changed is for a new one")
     code = start_run(selection, manner, changed) if resume is None else continue_run(resume, selection, manner)
@@ -219,6 +222,17 @@ def add(
     from proofbook.cli.adding import add_model
 
     add_model(source, name, category, task, trust_remote_code)
+
+
+@app.command()
+def status(
+    run: Annotated[str, typer.Argument(help="Run: a path, a name in outputs/, or latest.")] = "latest",
+    json: Json = False,
+) -> None:
+    """Where a run stands, also one of another terminal: running, complete, stopped, failed, killed or planned."""
+    from proofbook.cli.watching import show_status
+
+    show_status(run, json)
 
 
 @app.command()

@@ -12,10 +12,10 @@ from proofbook.paths import workbook_root
 FILE_WIDTH = 200
 
 
-def console() -> Console:
-    """The standard output stream."""
-    out = Console()
-    return out if out.is_terminal else Console(width=FILE_WIDTH)
+def console(*, errors: bool = False) -> Console:
+    """The standard output stream, or that of errors."""
+    out = Console(stderr=errors)
+    return out if out.is_terminal else Console(stderr=errors, width=FILE_WIDTH)
 
 
 def table(title: str, *columns: str) -> Table:

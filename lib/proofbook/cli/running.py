@@ -1,6 +1,7 @@
 """``proofbook run`` and ``proofbook report``."""
 
 import shlex
+import sys
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -56,11 +57,18 @@ class Manner:
     per_device: int
     report: bool
     cold: bool
+    # whether events are printed as lines of JSON, and all that is for people goes to the standard error stream
+    json: bool = False
+
+    @property
+    def out(self) -> Console:
+        """Where it is told to a person."""
+        return console(errors=self.json)
 
 
 def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
     """Plan and execute a new run, ``changed`` only what earlier ones have no answer for; the exit status."""
-    out, workbook = console(), root()
+    out, workbook = manner.out, root()
     catalog = load_catalog(workbook / "params")
     targets = wanted.targets
     if not targets:
@@ -97,13 +105,14 @@ def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
     """Execute the cases that a run still lacks; the exit status."""
     if any(asdict(wanted).values()):
         raise WrongUsage(
-            "--resume continues a run as it was planned: only --jobs, --per-device, --cold and --no-report go with it"
+            "--resume continues a run as it was planned: "
+            "only --jobs, --per-device, --cold, --json and --no-report go with it"
         )
     workbook = root()
     folder = find_run(name, workbook / "outputs")
     plan = Plan.load(folder)
     with locked(folder):
-        return _execute(plan, folder, workbook, manner, console())
+        return _execute(plan, folder, workbook, manner, manner.out)
 
 
 def report_run(name: str) -> None:
@@ -157,6 +166,7 @@ def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Cons
             history=history,
             keys=_keys(plan, workbook),
             per_device=manner.per_device,
+            stream=sys.stdout if manner.json else None,
         )
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
