@@ -28,7 +28,7 @@ def execute(source: Path, **more: object) -> nbformat.NotebookNode:
 
 def test_papermills_command_line_reports_a_timeout_as_a_failure(tmp_path: Path) -> None:
     source, out = notebook(tmp_path, "import time", "time.sleep(1000)", "1 + 1"), tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", "--engine", "proofbook", "--execution-timeout", "2"]
+    command = [sys.executable, "-m", "papermill", "--engine", "proofbook", "--execution-timeout", "6"]
     ended = subprocess.run([*command, str(source), str(out)], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "TCP" not in ended.stderr
