@@ -35,7 +35,7 @@ _MIXED = {
     "num_hashes": "attention within chunks of tokens that are sorted by their hashes",
     "num_landmarks": "landmarks that are means of segments of the batch's length",
 }
-_PLACEHOLDER = re.compile(r"(image|img|video|vision|audio|speech|media).*token|context_token")
+_PLACEHOLDER = re.compile(r"(image|img|video|vision|visual|audio|speech|media).*token|context_token")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ class Decoder:
     @cached_property
     def _placeholders(self) -> set[int]:
         config, tokenizer = self.trial.config, getattr(self.trial.processor, "tokenizer", None)
-        found = {value for key, value in config.to_dict().items() if _PLACEHOLDER.search(key) and type(value) is int}
+        named = [value for key, value in config.to_dict().items() if _PLACEHOLDER.search(key)]
+        found = {one for value in named for one in (value if isinstance(value, list) else [value]) if type(one) is int}
         extra = (getattr(each, "image_token_id", None) for each in (self.trial.processor, tokenizer))
         return found | {one for one in extra if isinstance(one, int)}
 

@@ -238,6 +238,11 @@ class _Text:
     def padded(self, side: Side) -> dict[str, Any]:
         """All rows as one batch; a decoder of text that is padded on the left gets positions as from ``generate``."""
         trial = self.trial
+        members = self.stream.members(self.rows[0])
+        for name, value in self.rows[0].items():
+            sizes = {row[name].shape[1:] for row in self.rows if isinstance(row[name], Tensor)}
+            if isinstance(value, Tensor) and name not in members and len(sizes) > 1:
+                raise NotApplicable(f"{name} of each row alone has a size of its own, and no batch holds them")
         batch = self.stream.batch(self.rows, side, self._fill)
         if side == "left" and "position_ids" in parameters(trial) and _decodes(trial) and trial.decoder.has_text_alone:
             mask = batch[self.stream.mask]
