@@ -18,7 +18,27 @@ def without_padding(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, An
         for name, value in inputs.items()
         if name.endswith("attention_mask") and isinstance(value, torch.Tensor) and value.dim() == 2
     ]
-    return {name: _hidden(name, tensor, masks) for name, tensor in outputs.items()}
+    heard = {size for one in inputs.values() if _is_features(one) for size in one.shape[1:]}
+    coarse = [mask for mask in masks if mask.shape[1] in heard]
+    return {name: _hidden(name, tensor, [*masks, *_halved(coarse, tensor)]) for name, tensor in outputs.items()}
+
+
+def _is_features(value: Any) -> bool:
+    """Whether an input is spectra of sound, batch × frames × bins or batch × bins × frames."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 3
+
+
+def _halved(masks: list[torch.Tensor], tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The masks of frames, padded behind, halved until they are as many as the states of an output."""
+    found = []
+    for mask in masks if tensor.dim() == 3 else []:
+        size, lengths = mask.shape[1], mask.sum(-1)
+        padded_behind = torch.equal(mask, torch.arange(size) < lengths[:, None])
+        while padded_behind and size > tensor.shape[1]:
+            size, lengths = (size + 1) // 2, (lengths + 1) // 2
+        if size == tensor.shape[1] < mask.shape[1]:
+            found.append(torch.arange(size) < lengths[:, None])
+    return found
 
 
 def _hidden(name: str, tensor: torch.Tensor, masks: list[torch.Tensor]) -> torch.Tensor:

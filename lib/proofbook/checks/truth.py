@@ -172,6 +172,10 @@ def _is_empty(value: Any) -> bool:
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose."""
     reference: nn.Module = copied(model).to("cpu", dtype).eval()
+    for module in reference.modules():
+        # what a module has worked out of its parameters and keeps, which follows no change of dtype
+        kept = {name: one for name, one in vars(module).items() if isinstance(one, torch.Tensor)}
+        vars(module).update({name: one.to("cpu", dtype) for name, one in kept.items() if one.is_floating_point()})
     for part in ("attn", "experts"):
         choose = getattr(reference, f"set_{part}_implementation", None)
         if choose is not None:

@@ -129,7 +129,8 @@ class _Place:
 
     @property
     def is_drawn(self) -> bool:
-        formula = not self.tensor.requires_grad and "pos" in f"{self.name}.{type(self.owner).__name__}".lower()
+        kind = type(self.owner).__name__.lower()
+        formula = "sinusoidal" in kind or (not self.tensor.requires_grad and "pos" in f"{self.name}.{kind}".lower())
         return self.tensor.is_floating_point() and self.tensor.numel() > 0 and not formula
 
     @property
