@@ -11,6 +11,7 @@ from transformers import cache_utils
 from transformers.generation import logits_process
 from transformers.models.mistral import modeling_mistral
 
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
@@ -193,6 +194,27 @@ def test_rows_without_padding_are_padded_again_on_either_side() -> None:
     assert left["input_ids"].tolist() == [[5, 6, 7], [1, 1, 8]]
     assert right["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert stream.unpadded({name: value[1:] for name, value in left.items()})["input_ids"].tolist() == [[8]]
+
+
+def test_codes_of_a_tokens_moment_are_cut_and_padded_with_it() -> None:
+    stream = Stream("input_ids", "attention_mask")
+    codes = torch.arange(6).view(1, 2, 3)  # two codebooks, three tokens
+    row = {"input_ids": torch.tensor([[5, 6, 7]]), "user_audio_codes": codes}
+    cut = stream.cut(row, 1, 3)
+    assert cut["user_audio_codes"].tolist() == [[[1, 2], [4, 5]]]
+    batch = stream.batch([row, cut], "left", fill=1)
+    assert batch["user_audio_codes"][1].tolist() == [[0, 1, 2], [0, 4, 5]]
+    alone = stream.unpadded({name: value[1:] for name, value in batch.items()})
+    assert torch.equal(alone["user_audio_codes"], cut["user_audio_codes"])
+
+
+def test_frames_that_a_model_halves_are_hidden_as_their_mask_says() -> None:
+    mask = torch.arange(10) < torch.tensor([[10], [5]])
+    inputs = {"input_features": torch.randn(2, 10, 8), "attention_mask": mask}
+    states, others = torch.ones(2, 3, 4), torch.ones(2, 4, 4)
+    hidden = without_padding({"states": states, "others": others}, inputs)
+    assert hidden["states"][:, :, 0].tolist() == [[1, 1, 1], [1, 1, 0]]  # 10 → 5 → 3, 5 → 3 → 2
+    assert torch.equal(hidden["others"], others)
 
 
 def test_a_model_without_tokens_decodes_nothing() -> None:

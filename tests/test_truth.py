@@ -47,6 +47,26 @@ def test_where_float64_cannot_be_had_the_weaker_rule_is_named() -> None:
     assert "not implemented for 'Double'" in truth.rule
 
 
+class Keeping(nn.Module):
+    """Works out a table of its parameter once, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self._table: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self._table is None:
+            self._table = self.weight.detach() * 2
+        return {"y": torch.dot(x, self._table)[None]}
+
+
+def test_what_a_module_keeps_beside_its_parameters_goes_to_float64_with_them() -> None:
+    model, inputs = Keeping(), {"x": torch.ones(3)}
+    model(**inputs)
+    assert truth_of(model, inputs).exact
+
+
 def test_neither_the_model_nor_its_inputs_are_changed() -> None:
     linear = nn.Linear(4, 4)
     weight, x = linear.weight.detach().clone(), torch.randn(2, 4)
