@@ -1,5 +1,6 @@
 """A plan holds the cases asked for, once each, and says clearly what can't be asked for."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofbook.batch.plan import PLAN_FILE, BadPlan, Plan, make_plan, suite_cases
-from proofbook.catalog import Category, UnknownName, Weights, load_catalog
+from proofbook.catalog import Category, Timings, UnknownName, Weights, load_catalog
 
 catalog = load_catalog()
 
@@ -89,6 +90,16 @@ def test_a_saved_plan_is_read_back_equal(tmp_path: Path) -> None:
     made.save(tmp_path)
     assert Plan.load(tmp_path) == made
     assert [path.name for path in tmp_path.iterdir()] == [PLAN_FILE]
+
+
+def test_a_plan_of_before_timings_could_be_made_alone_is_still_read(tmp_path: Path) -> None:
+    made = plan(models=["vit"])
+    content = made.model_dump(mode="json")
+    del content["timings"]
+    (tmp_path / PLAN_FILE).write_text(json.dumps(content))
+    assert Plan.load(tmp_path) == made
+    assert plan(suite="published").timings is Timings.ALONE
+    assert plan(suite="published", timings=Timings.BESIDE).timings is Timings.BESIDE
 
 
 @given(cut=st.integers(min_value=0, max_value=1500))

@@ -24,6 +24,7 @@ from proofbook.report.collect import Results
 from proofbook.report.junit import junit_xml
 from proofbook.report.markdown import summary_markdown
 from proofbook.report.overview import headline, matrix
+from proofbook.report.site import _about_case
 from proofbook.verdict import Verdict
 from synthetic_workbook import write_workbook
 
@@ -106,6 +107,9 @@ def test_reports_mark_and_date_what_was_brought_over(two: list[tuple[Plan, Path,
     found = {one.get("name"): one.get("value") for one in tests["passes@cpu"].iter("property")}
     assert found["reused from run"] == "first"
     assert not list(tests["raises@cpu"].iter("property"))
+    case = next(case for case in ledger.cases if case.model == "passes")
+    banner = str(_about_case(results, case)["banner"])
+    assert f"Brought over from run first, which executed it on {case.executed}" in banner
     assert read_ledger(folder) == ledger
 
 

@@ -63,7 +63,7 @@ def execution(results: Results) -> list[str]:
         whose = ", ".join(runs) if len(runs) <= 3 else f"{len(runs)} runs"
         said.append(f"{count_of(len(reused), 'result')} brought over ({REUSED}), executed {when} by {whose}")
     if results.ledger.efficiency:
-        said.append(str(results.ledger.efficiency).capitalize())
+        said.append(f"Its {results.ledger.efficiency}")
     alone = [case for case in results.cases if case.timings is Timings.ALONE]
     if alone:
         busy = max(case.busy_cores or 0 for case in alone)
@@ -76,7 +76,7 @@ def execution(results: Results) -> list[str]:
 
 def origin(case: CaseRecord) -> str:
     """Whose result a case's is, where this run only brought it over; else empty."""
-    return f"brought over from run {case.reused}, which executed it on {case.executed}" if case.reused else ""
+    return f"Brought over from run {case.reused}, which executed it on {case.executed}" if case.reused else ""
 
 
 def day(moment: str) -> str:

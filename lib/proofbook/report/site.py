@@ -108,7 +108,7 @@ def _about_case(results: Results, case: CaseRecord) -> dict[str, Any]:
         for other in results.rows[results.row(case)].values()
         if other is not case and results.link(other) is not None
     ]
-    reused = Markup("<p>{} {}</p>").format(REUSED, origin(case).capitalize()) if case.reused else ""
+    reused = Markup("<p>{} {}</p>").format(REUSED, origin(case)) if case.reused else ""
     about["banner"] = Markup('<div class="banner">{} <strong>{}</strong> {}{}<pre><code>{}</code></pre></div>').format(
         chip(case.verdict), case.case, clip(case.reason), reused, case.rerun
     )
