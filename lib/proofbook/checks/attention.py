@@ -45,7 +45,7 @@ def attention_implementations(trial: Trial) -> Observation:
             chosen = _choosing(trial, other, name)
             # flex attention as torch computes it without compiling, which takes many seconds
             with (
-                _watched() as calls,
+                watched() as calls,
                 _Kernels() as kernels,
                 torch.compiler.set_stance("force_eager"),
                 warnings.catch_warnings(action="ignore"),  # which torch warns of
@@ -92,17 +92,19 @@ class _Kernels(TorchFunctionMode):
 
 
 @contextmanager
-def _watched() -> Iterator[list[tuple[str, nn.Module]]]:
-    """Which implementation each call of an attention layer takes from the library's interface, with the layer."""
-    calls: list[tuple[str, nn.Module]] = []
+def watched() -> Iterator[list[tuple[str, nn.Module, Any]]]:
+    """Which implementation each call of an attention layer takes from the library's interface, with the layer and what
+    comes back: as a rule outputs and weights, the latter of eager alone."""
+    calls: list[tuple[str, nn.Module, Any]] = []
     usual = AttentionInterface.get_interface
 
     def get(interface: Any, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
         function = usual(interface, name, default)
 
         def call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            calls.append(("eager" if function is default else name, layer))
-            return function(layer, *args, **kwargs)
+            found = function(layer, *args, **kwargs)
+            calls.append(("eager" if function is default else name, layer, found))
+            return found
 
         return call
 
@@ -113,7 +115,7 @@ def _watched() -> Iterator[list[tuple[str, nn.Module]]]:
         AttentionInterface.get_interface = usual
 
 
-def _others(model: nn.Module, asked: str, calls: Sequence[tuple[str, nn.Module]], kernels: int) -> list[str]:
+def _others(model: nn.Module, asked: str, calls: Sequence[tuple[str, nn.Module, Any]], kernels: int) -> list[str]:
     """In words, what computes attention by another implementation than the one asked for, although it claims that."""
     owners = _owners(model)
     claiming = {id(layer) for layer, owner in owners.items() if _claims(owner, asked)}
@@ -124,9 +126,9 @@ def _others(model: nn.Module, asked: str, calls: Sequence[tuple[str, nn.Module]]
         if part.config._attn_implementation != asked
     )
     used = Counter(
-        f"{type(layer).__name__} took {name}" for name, layer in calls if name != asked and id(layer) in claiming
+        f"{type(layer).__name__} took {name}" for name, layer, _ in calls if name != asked and id(layer) in claiming
     )
-    if asked == "sdpa" and calls and not kernels and not any(name != "sdpa" for name, _ in calls):
+    if asked == "sdpa" and calls and not kernels and not any(name != "sdpa" for name, *_ in calls):
         used["torch's kernel was not called"] += 1
     return [f"{text} ({count} times)" for text, count in (configured + used).items()]
 

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.quantised import Watched, quantised_caches
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.streams import rows_of
 from proofbook.checks.trial import Trial
@@ -49,7 +50,55 @@ def cache_kinds(trial: Trial) -> Observation:
     comparisons: list[Comparison] = []
     for name, make in kinds.items():
         comparisons += _compared(trial, decoder, sizes, cache=make(), note=f", {name}")
-    return Observation.of(comparisons, f"1 with each of: {', '.join(kinds)}")
+    missing = "" if "offloaded" in kinds else "offloaded: it moves keys and values off a GPU, and there is none"
+    return Observation.of(comparisons, f"1 with each of: {', '.join(kinds)}", missing)
+
+
+@check
+def quantised_cache(trial: Trial) -> Observation:
+    """A quantised cache keeps each key and value within its bits, also as rows change places; scores follow from it."""
+    decoder = _cached(trial)
+    if decoder.cache != "past_key_values":
+        raise NotApplicable("its state is of a kind of its own")
+    kinds, missing = quantised_caches(trial.model)
+    comparisons: list[Comparison] = []
+    worst = 0.0
+    for backend, make in kinds.items():
+        found, share = _quantised(trial, decoder, backend, Watched(make()))
+        comparisons, worst = comparisons + found, max(worst, share)
+    scores = Observation.of(comparisons, f"1 with each of: {', '.join(kinds)}; 1 of the rounding", "; ".join(missing))
+    return Observation(
+        scores.passed and worst <= 1,
+        f"{scores.observed}; {worst:.3g} of the rounding allowed",
+        scores.allowed,
+        scores.detail,
+        scores.comparisons,
+    )
+
+
+def _quantised(trial: Trial, decoder: Decoder, backend: str, watched: Watched) -> tuple[list[Comparison], float]:
+    """Scores read with a quantised cache, held against those read with one that holds what it handed back; and the
+    largest rounding of that, as a share of what the bits allow."""
+    ready = decoder.length - SINGLE
+    if ready < decoder.begin:
+        raise NotApplicable("too few tokens behind the prompt's picture or sound")
+    text = trial.config.get_text_config(decoder=True)
+    scores, _ = decoder.step(watched.cache, 0, ready)
+    comparisons = trial.agree({"logits": scores}, {"logits": decoder.whole[:, :ready]}, f", {backend}, first part")
+    inputs, worst = decoder.reading, 0.0
+    for stored, at in enumerate(range(ready, decoder.length), 1):
+        if at == decoder.length - 1:  # the last is read by rows in other places
+            order = torch.arange(len(decoder.prompt[decoder.stream.tokens])).roll(1)
+            watched.reorder(order.to(trial.session.device))
+            inputs = rows_of(inputs, order)
+        watched.updated.clear()
+        scores, _ = decoder.step(watched.cache, at, at + 1, inputs)
+        if not watched.kept:
+            raise NotApplicable("it keeps keys and values in no layer of the cache that it is given")
+        expected, _ = decoder.step(watched.replayed(text, trial.model.dtype), at, at + 1, inputs)
+        comparisons += trial.agree({"logits": scores}, {"logits": expected}, f", {backend}, token {at}")
+        worst = max([worst, *(one.deviation(backend, stored) for pair in watched.kept.values() for one in pair)])
+    return comparisons, worst
 
 
 @check
@@ -153,4 +202,8 @@ def _kinds(trial: Trial, decoder: Decoder) -> dict[str, Callable[[], Any]]:
         kinds["static"] = lambda: StaticCache(config=config, max_cache_len=decoder.length + SINGLE)
     if trial.session.device.type == "cuda":
         kinds["offloaded"] = of(lambda: DynamicCache(config=config, offloading=True))
+        if "static" in kinds and "offloading" in inspect.signature(StaticCache.__init__).parameters:
+            kinds["offloaded static"] = lambda: StaticCache(
+                config=config, max_cache_len=decoder.length + SINGLE, offloading=True
+            )
     return kinds
