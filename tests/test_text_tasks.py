@@ -138,6 +138,13 @@ def test_each_token_of_a_page_has_its_elements() -> None:
     assert {tags["html"], tags["li"], tags["b"]} < set(paths.flatten().tolist())
 
 
+def test_what_is_made_up_beside_a_text_is_of_as_many_rows() -> None:
+    made = chain("visual_bert")
+    alone = made.task.encode(made.subject, made.rows[:1]).inputs
+    assert {len(one) for one in alone.values()} == {1}
+    assert torch.equal(alone["visual_embeds"], made.inputs["visual_embeds"][:1])
+
+
 def test_embeddings_of_sentences_have_length_one_and_ignore_padding() -> None:
     made = chain("all-minilm-l6-v2")
     together = made.answers()

@@ -21,7 +21,7 @@ BACKWARD = 16.0
 # a gradient this much smaller than the largest is what is left of terms that cancel, and is judged by their size
 CANCELLED = 1e-3
 # steps of central differences, as shares of each parameter's root mean square: a kink or a jump may lie within one
-STEPS = (1e-6, 1e-7, 1e-8)
+STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
 # how far a difference may lie from the gradient, as a share of the size of its terms
 SLOPE = 1e-4
 

@@ -66,7 +66,7 @@ class Forward(Task):
         made = {name: value for name, value in processed(subject, rows).items() if name in takes and name != "labels"}
         if "audio_input_ids" in takes - made.keys() and hasattr(subject.config, "codebook_size"):
             made = _with_places(made, subject.config.audio_token_id)
-        return Encoded(with_derived(subject, made), len(rows))
+        return Encoded(with_derived(subject, made, len(rows)), len(rows))
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[Any]:
         outputs = {name: one for name, one in model(**encoded.inputs).items() if isinstance(one, torch.Tensor)}
@@ -174,7 +174,7 @@ def _prompt(processor: Any, kinds: frozenset[str], row: Row) -> str:
     return "".join(token for token in tokens if isinstance(token, str)) + (row.text or "")
 
 
-def with_derived(subject: Subject, made: Mapping[str, Any]) -> dict[str, Any]:
+def with_derived(subject: Subject, made: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """The inputs made, and those beside them that ``forward`` takes and that can be derived.
 
     Raises:
@@ -189,7 +189,7 @@ def with_derived(subject: Subject, made: Mapping[str, Any]) -> dict[str, Any]:
             continue  # without a mask, all is there; and what the processor did not make of raw input needs no other
         derive = _DERIVED.get(name)
         if derive is not None and (value := derive(_Sizes(subject.config, inputs), name)) is not None:
-            inputs[name] = value
+            inputs[name] = value if isinstance(value, bool) else value[:rows]
         elif parameter.default is parameter.empty:
             raise LookupError(f"{kind.__name__}.forward needs {name!r}, and nothing is known to derive it from")
     return inputs
