@@ -87,7 +87,7 @@ def execute(
     batch = Batch(min(schedule.room.cores, schedule.room.jobs * threads(Weights.TINY)))
     with Parents() as parents:
         if warm:
-            _warm_up(parents, plan.cases)
+            _warm_up(parents, schedule.cases)
         _load_papermill()
         yield from _Workers(plan, folder, notebooks, schedule, batch, keys, parents if warm else None)
 
@@ -116,9 +116,9 @@ class _Workers:
         self._schedule, self._batch, self._keys = schedule, batch, keys
         self._quiet = Quiet() if plan.timings is Timings.ALONE else None
         self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
-        self._unfinished = schedule.total
+        self._unfinished = len(schedule.cases)
         self._switch = Switch()
-        width = min(schedule.room.jobs, schedule.total)
+        width = min(schedule.room.jobs, len(schedule.cases))
         self._threads = [threading.Thread(target=self._work, name=f"case-{number}") for number in range(width)]
 
     def __iter__(self) -> Iterator[Event]:

@@ -116,28 +116,28 @@ class Earlier:
 def earlier(outputs: Path, damaged: list[str]) -> dict[str, list[Earlier]]:
     """The executed notebooks of a folder of runs by their keys, the newest first.
 
-    A run that was killed has no ledger, and its notebooks are looked at one by one. What can't be read is left out and
-    said in ``damaged``.
+    The notebooks of a run that was killed, and so has no ledger, are looked at one by one, as are those of one whose
+    ledger is damaged. What can't be read is said in ``damaged``.
     """
     from proofbook.batch.history import ledgers, read_columns
+    from proofbook.batch.ledger import CASES_FILE
 
     found: defaultdict[str, list[Earlier]] = defaultdict(list)
-    told = set()
+    silent = [run for run in outputs.glob("*") if not run.is_symlink() and not (run / CASES_FILE).exists()]
     for path in reversed(ledgers(outputs)):
         run = path.parents[1]
         try:
             rows = read_columns(path, ("key", "notebook"))
         except Exception as error:  # pyarrow raises whatever a damaged file makes of it
-            damaged.append(f"{path} can't be read: {type(error).__name__}")
+            damaged.append(f"{path} can't be read, so its notebooks are: {type(error).__name__}")
+            silent.append(run)
             continue
-        told.add(run)
         for row in rows:
             if row.get("key"):
                 found[row["key"]].append(Earlier(run, row["notebook"]))
-    for run in outputs.glob("*"):
-        if run not in told and not run.is_symlink():
-            for key, notebook in _keys_in(run, damaged):
-                found[key].append(Earlier(run, notebook))
+    for run in silent:
+        for key, notebook in _keys_in(run, damaged):
+            found[key].append(Earlier(run, notebook))
     return found
 
 

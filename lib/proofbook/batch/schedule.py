@@ -54,17 +54,19 @@ class Schedule:
     Args:
         cases: the cases to execute, and what each needs.
         room: where.
+
+    ``cases`` are all of them afterwards, the longest first.
     """
 
     def __init__(self, cases: Iterable[tuple[PlannedCase, Need]], room: Room) -> None:
         self.room = room
         # sorting is stable: among equals the plan's order stays
         self._waiting = sorted(cases, key=lambda one: -one[1].seconds)
+        self.cases = tuple(case for case, _ in self._waiting)
         self._running: list[Admission] = []
         self._at_first = 0
         self._changed = threading.Condition()
         self._stopped = False
-        self.total = len(self._waiting)
 
     def take(self) -> Admission | None:
         """The next case, as soon as there is room for it; None when none is left or the schedule was stopped."""
