@@ -141,7 +141,7 @@ def case_record(case: PlannedCase, verdict: Verdict, checks: list[CheckRecord]) 
     timed = verdict in (Verdict.PASS, Verdict.FAIL, Verdict.XFAIL, Verdict.XPASS)
     p50 = _drawn(case.case, 0.6, 90, log=True)
     return CaseRecord(
-        **case.model_dump(exclude={"folder", "time_limit"}),
+        **case.model_dump(include=set(CaseRecord.model_fields)),
         verdict=verdict,
         reason=f"{deciding.check}: {deciding.detail}" if deciding and verdict is not Verdict.PASS else "",
         checks=len(checks),

@@ -27,7 +27,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def record(case: PlannedCase, verdict: Verdict = Verdict.PASS, **more: object) -> CaseRecord:
-    return CaseRecord(verdict=verdict, **{**case.model_dump(exclude={"folder", "time_limit"}), **more})  # type: ignore[arg-type]
+    return CaseRecord(verdict=verdict, **{**case.model_dump(include=set(CaseRecord.model_fields)), **more})  # type: ignore[arg-type]
 
 
 def write(folder: Path, case: PlannedCase, row: CaseRecord | None, **metadata: object) -> Path:

@@ -197,7 +197,7 @@ def _row(run: str, planned: PlannedCase, verdict: Verdict, reason: str, seconds:
         verdict=verdict,
         reason=reason,
         seconds=seconds,
-        **planned.model_dump(exclude={"folder", "time_limit", "memory_limit"}),
+        **planned.model_dump(include=set(CaseRecord.model_fields)),
     )
 
 
