@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from proofbook.checks.registry import Check, Finding, registered
 from proofbook.checks.reproduction import reproduction_of
 from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.reproduce.bundle import Bundle, NotPlain
+from proofbook.reproduce.host import Host
 from proofbook.reproduce.reproduction import _execute, _shows, _subject
 from proofbook.reproduce.script import write_script
 from proofbook.reproduce.values import NotWritable, Writer
@@ -30,6 +32,12 @@ ASKED = ("matches-truth", "deterministic", "finite", "batch-matches-single", "sa
 
 def failed(check: Check, **more: Any) -> Finding:
     return Finding(check, Verdict.FAIL, 0.1, observed="1", allowed="0", **more)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Host() as one:
+        yield one
 
 
 @pytest.mark.parametrize(("model", "exact"), [("llama", False), ("detr", True)])
@@ -86,16 +94,26 @@ def test_an_exception_becomes_a_script_that_raises_it(tmp_path: Path, monkeypatc
         ("import no_such_module", False),
     ],
 )
-def test_only_what_fails_as_the_check_did_is_offered(body: str, shown: bool, tmp_path: Path) -> None:
+def test_only_what_fails_as_the_check_did_is_offered(body: str, shown: bool, host: Host, tmp_path: Path) -> None:
     script = tmp_path / "a@cpu.repro.py"
     script.write_text(body)
-    assert _shows(_execute(script), failed(CHECKS["deterministic"])) is shown
+    assert _shows(_execute(host, script), failed(CHECKS["deterministic"])) is shown
 
 
-def test_an_exception_must_be_the_same(tmp_path: Path) -> None:
+def test_a_script_ends_at_its_limit_and_finds_nothing_of_another(host: Host, tmp_path: Path) -> None:
+    endless, changing, asking = (tmp_path / f"{name}.py" for name in ("endless", "changing", "asking"))
+    endless.write_text("while True: pass")
+    changing.write_text("import sys, torch; torch.mine = 1")
+    asking.write_text("import sys, torch; assert not hasattr(torch, 'mine') and 'proofbook' not in sys.modules")
+    with pytest.raises(TimeoutError, match=r"ran for 0\.5 s"):
+        host.run(endless, 0.5)
+    assert host.run(changing, 60) == host.run(asking, 60) == ""
+
+
+def test_an_exception_must_be_the_same(host: Host, tmp_path: Path) -> None:
     script = tmp_path / "a.py"
     script.write_text("raise ValueError('3 of 4 at 0x7f00')")
-    said = _execute(script)
+    said = _execute(host, script)
     assert _shows(said, failed(CHECKS["finite"], traceback="Traceback…\n  File\nValueError: 5 of 4 at 0x1f"))
     assert not _shows(said, failed(CHECKS["finite"], traceback="Traceback…\n  File\nKeyError: 5 of 4 at 0x1f"))
 

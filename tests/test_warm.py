@@ -90,6 +90,22 @@ def test_two_kernels_share_no_state(execute: Execute) -> None:
     assert not set(printed(execute(draw))) & set(printed(execute(draw)))
 
 
+def test_a_kernel_proves_its_scripts_in_forks_of_what_it_was_at_first(execute: Execute) -> None:
+    code = """
+        import torch
+        from pathlib import Path
+        from proofbook.reproduce.host import Host
+        torch.left = 1
+        text = "import torch, transformers; assert not hasattr(torch, 'left')"
+        Path("sound.py").write_text(text)
+        Path("ours.py").write_text(text + "; import proofbook.catalog")
+        with Host() as host:
+            print(host.run(Path("sound.py").resolve(), 60) or "sound")
+            print("ModuleNotFoundError" in host.run(Path("ours.py").resolve(), 60))
+    """
+    assert printed(execute(textwrap.dedent(code))) == ["sound", "True"]
+
+
 @pytest.mark.slow
 def test_variables_that_are_read_at_import_have_a_parent_of_their_own(parents: Parents, execute: Execute) -> None:
     other = kernel_environment(1) | {"HF_HOME": "/nowhere"}

@@ -103,11 +103,14 @@ def become_kernel(channel: socket.socket) -> None:
     say(channel, pid=os.getpid())
     order = json.loads(channel.makefile("r").readline())
     keeper.adopt()
-    threading.Thread(target=_watch, args=(channel,), daemon=True).start()
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     _as_if_new()
+    from proofbook.reproduce.host import keep_host
+
+    keep_host()  # as long as there is one thread
+    threading.Thread(target=_watch, args=(channel,), daemon=True).start()
     from ipykernel.kernelapp import IPKernelApp
 
     sys.argv = ["ipykernel_launcher", *order["arguments"]]

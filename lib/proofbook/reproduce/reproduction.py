@@ -1,9 +1,6 @@
 """From a finding to a script that fails by itself, or the reason why there is none."""
 
-import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +18,7 @@ from proofbook.checks.registry import Finding
 from proofbook.checks.reproduction import reproduction_of
 from proofbook.checks.trial import Trial
 from proofbook.reproduce.bundle import NotPlain
+from proofbook.reproduce.host import Host
 from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, write_script
 from proofbook.reproduce.values import NotWritable
 from proofbook.subject.draw import model_class
@@ -86,16 +84,17 @@ def reproduce(trial: Trial, findings: Sequence[Finding], name: str) -> Reproduct
     except Exception as error:  # a model that can't even be described may raise anything
         raise NoReproduction(f"the model can't be described: {type(error).__name__}: {error}") from error
     reasons: dict[str, str] = {}
-    for finding in findings:
-        about = _about(trial, finding)
-        for attempt in _attempts(finding, subject):
-            if time.monotonic() > deadline:
-                raise NoReproduction(f"{finding.check.name}: the time for trying was over. {_joined(reasons)}")
-            outcome = _tried(subject, finding, attempt, about, name)
-            if isinstance(outcome, Reproduction):
-                return outcome
-            reasons[finding.check.name] = outcome
-        reasons.setdefault(finding.check.name, "the check declares no reproduction")
+    with Host() as host:
+        for finding in findings:
+            about = _about(trial, finding)
+            for attempt in _attempts(finding, subject):
+                if time.monotonic() > deadline:
+                    raise NoReproduction(f"{finding.check.name}: the time for trying was over. {_joined(reasons)}")
+                outcome = _tried(host, subject, finding, attempt, about, name)
+                if isinstance(outcome, Reproduction):
+                    return outcome
+                reasons[finding.check.name] = outcome
+            reasons.setdefault(finding.check.name, "the check declares no reproduction")
     raise NoReproduction(_joined(reasons) or "nothing failed")
 
 
@@ -133,7 +132,9 @@ def build(whole: nn.Module) -> None:
     """The model is built."""
 
 
-def _tried(subject: Subject, finding: Finding, attempt: _Attempt, about: str, name: str) -> Reproduction | str:
+def _tried(
+    host: Host, subject: Subject, finding: Finding, attempt: _Attempt, about: str, name: str
+) -> Reproduction | str:
     """A script that was seen to fail as the finding says; else the reason why it is none."""
     if attempt.exact and (size := _size(subject)) > LARGEST_FILE:
         return f"its weights would be a file of {size / 1e6:.0f} MB"
@@ -148,7 +149,7 @@ def _tried(subject: Subject, finding: Finding, attempt: _Attempt, about: str, na
     except Exception as error:  # of a configuration that can't be written down, whatever its class raises
         return f"writing its script raised {type(error).__name__}: {error}"
     with tempfile.TemporaryDirectory(prefix="proofbook-") as folder:
-        said = _execute(_written(script, Path(folder), name))
+        said = _execute(host, _written(script, Path(folder), name))
     if not _shows(said, finding):
         return f"by itself the script {f'ended with {said}' if said else 'did not fail'}"
     weights = f"weights in {name}.safetensors" if attempt.exact else "weights drawn by the script"
@@ -194,25 +195,14 @@ def _about(trial: Trial, finding: Finding) -> str:
     return "\n".join(filter(None, [f"{place}: {finding.check.name} {verdict}.", "", figures, finding.detail[:500]]))
 
 
-def _execute(script: Path) -> str:
+def _execute(host: Host, script: Path) -> str:
     """Run a script; the exception that ended it, as Python prints it, or an empty string where it came to its end."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)  # nothing of this process's own
     try:
-        done = subprocess.run(
-            [sys.executable, script.name],
-            cwd=script.parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        return f"TimeoutExpired: it ran for {TIME_LIMIT:g} s"
-    if done.returncode == 0:
-        return ""
-    errors = [line for line in done.stderr.splitlines() if _EXCEPTION.match(line)]
-    return errors[-1] if errors else f"exit status {done.returncode}"
+        said = host.run(script, TIME_LIMIT)
+    except TimeoutError as error:
+        return f"TimeoutError: {error}"
+    errors = [line for line in said.splitlines() if _EXCEPTION.match(line)]
+    return errors[-1] if errors else said
 
 
 # a line such as `RuntimeError: …`, or of an exception without words
