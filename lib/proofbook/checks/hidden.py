@@ -6,6 +6,10 @@ from typing import Any
 import torch
 
 
+# how often encoders of sound halve the number of frames, at most: four times would be as few as heads
+_HALVINGS = 3
+
+
 def without_padding(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The outputs with zeros at the positions that a mask among the inputs hides.
 
@@ -31,13 +35,13 @@ def _is_features(value: Any) -> bool:
 def _halved(masks: list[torch.Tensor], tensor: torch.Tensor) -> list[torch.Tensor]:
     """The masks of frames, padded behind, halved until they are as many as the states of an output."""
     found = []
-    for mask in masks if tensor.dim() == 3 else []:
+    for mask in masks if tensor.dim() >= 3 else []:
         size, lengths = mask.shape[1], mask.sum(-1)
         padded_behind = torch.equal(mask, torch.arange(size) < lengths[:, None])
-        while padded_behind and size > tensor.shape[1]:
+        for _ in range(_HALVINGS if padded_behind else 0):
             size, lengths = (size + 1) // 2, (lengths + 1) // 2
-        if size == tensor.shape[1] < mask.shape[1]:
-            found.append(torch.arange(size) < lengths[:, None])
+            if size == tensor.shape[1]:
+                found.append(torch.arange(size) < lengths[:, None])
     return found
 
 
