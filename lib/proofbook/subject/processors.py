@@ -44,6 +44,12 @@ _CHAT_TEMPLATE = (
     "{%% if add_generation_prompt %%}Assistant:{%% endif %%}"
 )
 
+# the same of text alone, for processors that apply their tokenizer's
+_TALK_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
 
 def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
     """The processor of a model: a composite, or a tokenizer, image processor or feature extractor alone; None where it
@@ -63,6 +69,8 @@ def build_processor(spec: Model, config: PreTrainedConfig) -> Any:
     parts = {name: _part(name, spec, config) for name in processor_parts(cls)}
     if "tokenizer" in parts:
         parts["tokenizer"] = _prepared(parts["tokenizer"], cls, config)
+        if "tokenizer.apply_chat_template" in inspect.getsource(cls):
+            parts["tokenizer"].chat_template = _TALK_TEMPLATE
     processor = cls(**parts, **_arguments(cls, spec, config))
     if "chat_template" in inspect.signature(cls.__init__).parameters:
         processor.chat_template = _chat_template(processor)
@@ -177,9 +185,10 @@ def _part(name: str, spec: Model, config: PreTrainedConfig) -> Any:
 
 
 def _second_tokenizer(name: str, spec: Model, config: PreTrainedConfig) -> Any:
-    """The tokenizer of the part of a model that it is named after: ``qformer_tokenizer`` of ``qformer_config``; of the
-    model itself, where it has no such part."""
-    part = getattr(config, f"{name.removesuffix('tokenizer')}config", None)
+    """The tokenizer of the part of a model that it is named after: ``qformer_tokenizer`` of ``qformer_config``,
+    ``protein_tokenizer`` of ``protein_encoder_config``; of the model itself, where it has no such part."""
+    stem = name.removesuffix("tokenizer")
+    part = getattr(config, f"{stem}config", None) or getattr(config, f"{stem}encoder_config", None)
     if part is None:
         return build_tokenizer(spec, config)
     chosen = spec.tiny.processor.get(name) if spec.tiny else None

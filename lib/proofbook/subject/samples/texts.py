@@ -40,6 +40,12 @@ PROTEIN_GAPS = (
     "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSH{}VEALYLVCGERGFFYTPKT",
     "MVLSPADKTNVKAAW{}KVGAHAGEYG",
 )
+# proteins, the shapes of their chains in letters of Foldseek (made up), and what is asked of them
+FOLDED = (
+    ("MQIFVKTLTGKTITLEVEP", "dpqkiwgaleyvfhtcsnr", "What does this protein do?"),
+    ("MALWMRLLPLLALLALW", "dvvlpqcknhaeswgty", "Where in the cell is it found, and what binds to it?"),
+    ("MVLSPADKTNVKAAWGKVGAH", "pdlvcaqenkgshytirwfmv", "What is it made of?"),
+)
 # a phrase that comes back, its second time left out
 RECURRENCES = (
     "The old captain knew the sea, and everybody on the boat asked {} for advice.",

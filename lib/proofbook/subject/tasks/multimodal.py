@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proofbook.subject.samples.images import clip, photographs
+from proofbook.subject.samples.texts import FOLDED
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 from proofbook.subject.tasks.vision import pictures
-from proofbook.subject.tasks.vision_text import ImageToText, dialogue, pad_before, processed
+from proofbook.subject.tasks.vision_text import ImageToText, dialogue, pad_before, processed, without_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,4 +63,27 @@ class VideoToText(ImageToText):
         return Encoded(inputs, sum(map(len, clips)))
 
 
-TASKS: tuple[Task, ...] = (FeatureExtraction(), VideoToText())
+class ProteinToText(Task):
+    """A protein, each amino acid with the shape of the chain there, and what is asked about it, answered in words."""
+
+    names = ("protein-to-text",)
+    unit = "rows"
+
+    _NEW_TOKENS = 8
+
+    def rows(self, subject: Subject) -> list[Row]:
+        return [Row(text=question, words=(acids, folds)) for acids, folds, question in FOLDED]
+
+    def encode(self, subject: Subject, rows: Sequence[Row]) -> Encoded:
+        pad_before(subject)
+        proteins = [{"aa_seq": acids, "foldseek": folds} for acids, folds in (row.words for row in rows)]
+        asked = [[{"role": "user", "content": row.text}] for row in rows]
+        return Encoded(dict(subject.processor(proteins=proteins, messages_list=asked)), len(rows))
+
+    def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
+        written = model.generate(**encoded.inputs, max_new_tokens=self._NEW_TOKENS, do_sample=False)
+        answers = without_prompt(written, encoded.inputs["input_ids"])
+        return list(subject.processor.tokenizer.batch_decode(answers, skip_special_tokens=True))
+
+
+TASKS: tuple[Task, ...] = (FeatureExtraction(), VideoToText(), ProteinToText())

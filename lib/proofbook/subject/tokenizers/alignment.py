@@ -31,8 +31,11 @@ def align_text(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     if "vocab_size" in vars(config) or not named:
         _align(config, tokenizer)
     # where none is named after text, as in an encoder-decoder of two language models, all may read it
+    own = vars(config).get("vocab_size")
     for part in named or parts.values():
-        align_text(part, tokenizer)
+        # a part with a vocabulary unlike that of the whole reads something else, as proteins
+        if named or own is None or vars(part).get("vocab_size", own) == own:
+            align_text(part, tokenizer)
 
 
 def _align(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,6 +19,9 @@ from proofbook.subject.tokenizers.vocabularies import CONTROLS, alphabet, merged
 
 # the standard one-letter codes of amino acids, and of what stands for several or for a gap
 _AMINO_ACIDS = "LAGVSERTIDPKQNFYMHWCXBUZO.-"
+# those of a vocabulary that tells shapes as well, and the letters of Foldseek for these; # is for what is not known
+_RESIDUES = "ACDEFGHIKLMNPQRSTVWY#"
+_FOLDS = "pynwrqhgdlvtmfsaeikc#"
 
 Arguments = dict[str, Any]
 # a class of tokenizers; transformers ships no types
@@ -238,6 +241,9 @@ def _spelled(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
 
 def _proteins(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     tokens = ["<cls>", "<pad>", "<eos>", "<unk>", *_AMINO_ACIDS, "<null_1>", "<mask>"]
+    if size == 5 + len(_RESIDUES) * len(_FOLDS):  # each amino acid with the shape that the chain has there
+        pairs = [residue + fold for residue in _RESIDUES for fold in _FOLDS]
+        tokens = ["<cls>", "<pad>", "<eos>", "<unk>", "<mask>", *pairs]
     return {"vocab_file": _save(folder / "vocab.txt", tokens)}
 
 
