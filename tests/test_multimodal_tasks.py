@@ -125,3 +125,12 @@ def test_bytes_are_labelled() -> None:
     scores = [one["score"] for one in of.answers[0]]
     assert sum(scores) == pytest.approx(1, abs=1e-5)
     assert len(of.answers) == len(of.rows) >= 3
+
+
+def test_a_protein_is_read_with_its_shapes_and_asked_about() -> None:
+    of = chain("evolla")
+    vocabulary = of.subject.processor.protein_tokenizer.get_vocab()
+    proteins = of.encoded.inputs["protein_input_ids"]
+    assert len(vocabulary) == of.subject.config.protein_encoder_config.vocab_size == 446
+    assert vocabulary["<unk>"] not in proteins
+    assert of.subject.config.protein_encoder_config.pad_token_id == 1
