@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -73,6 +74,18 @@ def attention_implementations(trial: Trial) -> Observation:
     )
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of an implementation of attention."""
+
+    name: str
+    layer: nn.Module
+    # what is added to the scores, batch × 1 × queries × keys; other implementations than eager have masks of their own
+    mask: Any
+    # as a rule outputs and weights, the latter of eager alone
+    found: Any
+
+
 class _Kernels(TorchFunctionMode):
     """Counts the calls of torch's attention kernel, by which code that does not go through the interface is seen."""
 
@@ -92,10 +105,9 @@ class _Kernels(TorchFunctionMode):
 
 
 @contextmanager
-def watched() -> Iterator[list[tuple[str, nn.Module, Any]]]:
-    """Which implementation each call of an attention layer takes from the library's interface, with the layer and what
-    comes back: as a rule outputs and weights, the latter of eager alone."""
-    calls: list[tuple[str, nn.Module, Any]] = []
+def watched() -> Iterator[list[Call]]:
+    """Which implementation each call of an attention layer takes from the library's interface, and what with."""
+    calls: list[Call] = []
     usual = AttentionInterface.get_interface
 
     def get(interface: Any, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,7 +115,8 @@ def watched() -> Iterator[list[tuple[str, nn.Module, Any]]]:
 
         def call(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
             found = function(layer, *args, **kwargs)
-            calls.append(("eager" if function is default else name, layer, found))
+            mask = kwargs.get("attention_mask", args[3] if len(args) > 3 else None)
+            calls.append(Call("eager" if function is default else name, layer, mask, found))
             return found
 
         return call
@@ -115,7 +128,7 @@ def watched() -> Iterator[list[tuple[str, nn.Module, Any]]]:
         AttentionInterface.get_interface = usual
 
 
-def _others(model: nn.Module, asked: str, calls: Sequence[tuple[str, nn.Module, Any]], kernels: int) -> list[str]:
+def _others(model: nn.Module, asked: str, calls: Sequence[Call], kernels: int) -> list[str]:
     """In words, what computes attention by another implementation than the one asked for, although it claims that."""
     owners = _owners(model)
     claiming = {id(layer) for layer, owner in owners.items() if _claims(owner, asked)}
@@ -126,9 +139,11 @@ def _others(model: nn.Module, asked: str, calls: Sequence[tuple[str, nn.Module, 
         if part.config._attn_implementation != asked
     )
     used = Counter(
-        f"{type(layer).__name__} took {name}" for name, layer, _ in calls if name != asked and id(layer) in claiming
+        f"{type(one.layer).__name__} took {one.name}"
+        for one in calls
+        if one.name != asked and id(one.layer) in claiming
     )
-    if asked == "sdpa" and calls and not kernels and not any(name != "sdpa" for name, *_ in calls):
+    if asked == "sdpa" and calls and not kernels and not any(one.name != "sdpa" for one in calls):
         used["torch's kernel was not called"] += 1
     return [f"{text} ({count} times)" for text, count in (configured + used).items()]
 

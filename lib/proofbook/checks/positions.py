@@ -1,9 +1,14 @@
 """Is a token's place read right: within the window of a layer, and beyond the length that a model was trained for?"""
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
+from proofbook.checks.attention import Call, watched
 from proofbook.checks.causality import changed_copies
 from proofbook.checks.compare import compare, differing, errors_between
 from proofbook.checks.decoding import Decoder
@@ -11,10 +16,16 @@ from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED, computing_in, floor_outputs, in_dtype, reference_model
+from proofbook.checks.weights import Weights, attended
+from proofbook.compat import AttentionInterface
 from proofbook.runtimes.outputs import flatten
 
 # tokens beyond the last position
 BEYOND = 8
+# tokens read at once behind a cache that is longer than a window
+CHUNK = 3
+# by the names of `layer_types`
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 # a longer table of positions takes longer to fill than a check may
 LONGEST = 1100
 
@@ -47,6 +58,37 @@ def window(trial: Trial) -> Observation:
     if len(short) < len(within):
         return found
     return Observation(False, f"no token reaches {reach} tokens", found.allowed, found.detail, found.comparisons)
+
+
+@check
+def layer_windows(trial: Trial) -> Observation:
+    """Each layer attends as far as its own window, or to all that was read: at once, and behind a longer cache."""
+    decoder = trial.decoder
+    decoder.require_causal()
+    kinds, size = _kinds(trial, decoder)
+    if decoder.length <= size + CHUNK:
+        raise NotApplicable(f"the prompt has {decoder.length} tokens, and a window {size}")
+    with _eager(trial) as (decoder, calls):
+        parts = [[decoder.length]]
+        if decoder.cache and decoder.length - CHUNK - 1 >= decoder.begin:
+            parts.append([decoder.length - CHUNK - 1, 1, CHUNK])
+        weights = list[Weights]()
+        for sizes in parts:
+            for start, scores, _ in decoder.steps(sizes):
+                weights += attended(calls, start + scores.shape[1], scores.shape[1])
+                calls.clear()
+    reach = {_LOCAL: size, _GLOBAL: decoder.length}
+    spans = {index: reach[kind] for index, kind in enumerate(kinds) if kind in reach}
+    judged = [one for one in weights if one.layer in spans]
+    if not any(kinds[one.layer] == _LOCAL for one in judged):
+        raise NotApplicable("no layer with a window hands out weights of eager attention")
+    wrong = [text for one in judged if (text := one.misplaced(spans[one.layer], decoder.begin))]
+    return Observation(
+        passed=not wrong,
+        observed=f"{len(wrong)} of {len(judged)} calls of layers reach further or less far than they should",
+        allowed=f"0; layers with a window reach {size} tokens",
+        detail="; ".join(wrong[:5]),
+    )
 
 
 @check
@@ -107,6 +149,32 @@ def _reach(trial: Trial, decoder: Decoder) -> int:
     if others:
         raise NotApplicable(f"beside layers with a window it has {', '.join(others)}")
     return int(config.num_hidden_layers) * (size - 1)
+
+
+def _kinds(trial: Trial, decoder: Decoder) -> tuple[list[str], int]:
+    """What each layer of the decoder attends to, and the tokens in a window, that of the query among them."""
+    config = trial.config.get_text_config(decoder=True)
+    kinds, size = getattr(config, "layer_types", None) or [], getattr(config, "sliding_window", None)
+    if decoder.is_second or _LOCAL not in kinds or not isinstance(size, int):
+        raise NotApplicable("its configuration gives no layer a window of its own")
+    if not hasattr(AttentionInterface, "get_interface") or not hasattr(trial.model, "set_attn_implementation"):
+        raise NotApplicable("this release has no place where attention layers can be watched")
+    return list(kinds), size
+
+
+@contextmanager
+def _eager(trial: Trial) -> Iterator[tuple[Decoder, list[Call]]]:
+    """The decoder of a copy of the model with eager attention, whose layers hand out weights; and what they do."""
+    model = copy.deepcopy(trial.model)
+    model.set_attn_implementation("eager")
+    other = copy.copy(trial)
+    for kept in ("session", "decoder"):
+        vars(other).pop(kept, None)
+    other.loaded = replace(trial.loaded, model=model)
+    decoder = other.decoder
+    _ = decoder.again  # found out by a call of its own, which is not to be watched
+    with watched() as calls, torch.compiler.set_stance("force_eager"):
+        yield decoder, calls
 
 
 def _tokens(trial: Trial) -> Stream:
