@@ -141,6 +141,7 @@ def test_the_efficiency_is_that_of_the_cells(two: list[tuple[Plan, Path, Ledger]
     found = first.efficiency
     assert found is not None
     assert 0 < found.share < 1
+    assert all((case.resident_mb or 0) > 20 for case in first.cases)
     assert found.core_seconds == pytest.approx(sum(case.cells_s or 0 for case in first.cases))
     assert f"of {found.cores} × " in str(found)
 

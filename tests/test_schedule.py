@@ -159,6 +159,7 @@ def test_memory_is_what_the_case_took_and_for_real_weights_what_its_parameters_t
     assert known.memory(VIT, CPU) == known.memory(BEIT, CPU) == 600_000_000
     real = plan_case(catalog.model("vit"), "cpu-bf16", Weights.HUB, 0)
     assert known.memory(real, catalog.target("cpu-bf16")) == KERNEL_BYTES + 12_000_000_000
+    assert History([*rows, {**rows[0], "resident_mb": 700.0}]).memory(VIT, CPU) == 840_000_000
     assert known.need(real, catalog.target("cpu-bf16")).alone
     assert History().memory(VIT, CPU) == KERNEL_BYTES
 

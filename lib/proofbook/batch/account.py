@@ -11,10 +11,13 @@ from pydantic import ValidationError
 
 from proofbook.batch.machine import threads
 from proofbook.batch.plan import PlannedCase
+from proofbook.catalog import Timings
 from proofbook.workbook.records import CaseRecord, Execution
 
 # the key of a notebook's metadata
 METADATA = "proofbook_execution"
+# the key under which the engine leaves what it measured for the account: fields of it
+MEASURED = "proofbook_measured"
 
 
 def _now() -> str:
@@ -42,10 +45,15 @@ class Batch:
             began_s=self._passed(),
         )
 
-    def end(self, begun: Execution, notebook: Mapping[str, Any], **more: Any) -> Execution:
-        """The account of a case that has just ended, given its executed notebook, and what else is known of it."""
-        passed = self._passed() - (begun.began_s or 0)
-        return begun.model_copy(update={"wall_s": round(passed, 3), "cells_s": seconds_in_cells(notebook), **more})
+    def end(self, begun: Execution, notebook: Mapping[str, Any], measured: Mapping[str, Any], key: str) -> Execution:
+        """The account of a case that has just ended, by its executed notebook and what the engine measured."""
+        ended = {
+            "wall_s": round(self._passed() - (begun.began_s or 0), 3),
+            "cells_s": seconds_in_cells(notebook),
+            "timings": Timings.ALONE if "busy_cores" in measured else Timings.BESIDE,
+            "key": key,
+        }
+        return begun.model_copy(update={**ended, **measured})
 
     def _passed(self) -> float:
         return round(time.monotonic() - self._start, 3)

@@ -25,12 +25,13 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, NotebookExecutionManager
 from papermill.log import logger
 
+from proofbook.batch.account import MEASURED
 from proofbook.batch.kernels import Kernel, Stopped, Switch, start_kernel
 from proofbook.batch.ledger import METADATA
 from proofbook.batch.limits import Limits, Watch
 from proofbook.batch.output import Budget
 from proofbook.batch.parents import Parents
-from proofbook.batch.quiet import BUSY, TAG, Load, Quiet
+from proofbook.batch.quiet import TAG, Load, Quiet
 from proofbook.verdict import Verdict
 
 # seconds for a kernel to start, and for the output of a finished cell to arrive on a busy machine
@@ -98,8 +99,8 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             interpreter: the kernel's Python; this one by default.
             parents: whence a warm kernel comes; without, the kernel is cold.
             switch: what else can end the execution.
-            quiet: lets cells tagged ``timings`` run while nothing else does that it knows of; the metadata then hold
-                ``busy_cores`` under ``BUSY``. Without, they run as all others.
+            quiet: lets cells tagged ``timings`` run while nothing else does that it knows of. Without, they run as all
+                others.
             kwargs: other options of papermill's; none of them has a meaning here.
 
         Raises:
@@ -129,6 +130,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
                 error = client.run()
             if switch.is_off:
                 raise Stopped
+            nb_man.nb.metadata[MEASURED] = client.measured()
             if watch.breach or error is not None:
                 _record(nb_man, client.at, _how_it_ended(kernel, watch, error), kernel)
             if isinstance(error, KeyboardInterrupt):
@@ -141,6 +143,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     at: int | None = None
     limit: Watch
     quiet: Quiet | None = None
+    busy_cores: float | None = None
 
     def __init__(self, nb_man: NotebookExecutionManager, **options: Any) -> None:
         super().__init__(nb_man, **options)
@@ -150,6 +153,11 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         """As papermill's, for what the notebook has room for."""
         kept = self.budget.spend(msg)
         return super().process_message(kept, cell, cell_index) if kept else None
+
+    def measured(self) -> dict[str, float]:
+        """What is told of the execution beside its outputs; see :class:`proofbook.workbook.records.Execution`."""
+        found = {"busy_cores": self.busy_cores, "resident_mb": self.limit.resident / 1e6 or None}
+        return {name: round(value, 3) for name, value in found.items() if value is not None}
 
     def run(self) -> BaseException | None:
         """Execute all cells; the error that ended it before the last, if one did."""
@@ -177,7 +185,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
             with self.limit.suspended():
                 load: Load = stack.enter_context(quiet.alone())
             self._execute(cells)
-        self.nb.metadata[BUSY] = load.cores
+        self.busy_cores = load.cores
 
     def _execute(self, cells: Iterable[tuple[int, NotebookNode]], quiet: Quiet | None = None) -> None:
         for index, cell in cells:

@@ -28,7 +28,7 @@ MARGIN = 1.2
 _SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 _COLUMNS = (
     *("model", "target", "weights", "environment", "variant", "category"),
-    *("verdict", "seconds", "cells_s", "peak_mb", "parameters_full"),
+    *("verdict", "seconds", "cells_s", "resident_mb", "peak_mb", "parameters_full"),
 )
 Row = Mapping[str, Any]
 
@@ -127,13 +127,13 @@ class _Group:
     @classmethod
     def of(cls, rows: Sequence[Row]) -> "_Group":
         spent = [seconds for row in rows if (seconds := row.get("cells_s") or row.get("seconds"))]
-        # on another device the figure is that of the device's memory
-        peaks = [peak * 1e6 for row in rows if (peak := row.get("peak_mb")) and _on_cpu(row)]
+        peaks = [peak * 1e6 for row in rows if (peak := row.get("resident_mb") or _peak(row))]
         return cls(median(spent) if spent else None, median(peaks) if peaks else None)
 
 
-def _on_cpu(row: Row) -> bool:
-    return str(row.get("target")).startswith("cpu")
+def _peak(row: Row) -> float | None:
+    """What the notebook itself measured: on another device than the CPU it is the memory of that."""
+    return row.get("peak_mb") if str(row.get("target")).startswith("cpu") else None
 
 
 def ledgers(outputs: Path) -> list[Path]:

@@ -80,6 +80,8 @@ class Watch(AbstractContextManager["Watch"]):
 
     def __init__(self, kernel: Kernel, limits: Limits) -> None:
         self.breach: Breach | None = None
+        # the most bytes that the processes were seen to have in memory, what they share with others included
+        self.resident = 0.0
         self._kernel, self._limits = kernel, limits
         self._bounded: set[int] = set()
         self._began = time.monotonic()
@@ -148,7 +150,9 @@ class Watch(AbstractContextManager["Watch"]):
             return None
         group = _processes(self._kernel)
         self._bound(group, limit)
-        if sum(map(_resident, group)) <= limit or (began := time.monotonic()) < self._exact_again:
+        resident = sum(map(_resident, group))
+        self.resident = max(self.resident, resident)
+        if resident <= limit or (began := time.monotonic()) < self._exact_again:
             return None
         used = 0.0
         for count, process in enumerate(group, 1):

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proofbook.batch.account import MEASURED, Batch
 from proofbook.batch.account import METADATA as ACCOUNT
-from proofbook.batch.account import Batch
 from proofbook.batch.kernels import KERNEL_NAME, Stopped, Switch, kernel_environment
 from proofbook.batch.ledger import METADATA, Result, read_result
 from proofbook.batch.limits import limits_for
 from proofbook.batch.machine import MachineryFailed, threads, visible
 from proofbook.batch.parents import Cold, Parents
 from proofbook.batch.plan import Plan, PlannedCase
-from proofbook.batch.quiet import BUSY, Quiet
+from proofbook.batch.quiet import Quiet
 from proofbook.batch.reuse import Keys
 from proofbook.batch.schedule import Admission, Schedule
 from proofbook.batch.scratch import scratch
@@ -243,12 +243,11 @@ def execute_case(
         content = _obituary(case, source, error)
     finally:
         partial.unlink(missing_ok=True)
-    busy = content["metadata"].pop(BUSY, None)
+    measured = content["metadata"].pop(MEASURED, {})
     if batch and begun:
-        timings = Timings.BESIDE if busy is None else Timings.ALONE
         # asked only now, as whatever changed meanwhile makes it unknown
         key = keys.of(case) if keys and keys.hold() else ""
-        account = batch.end(begun, content, key=key, timings=timings, busy_cores=busy)
+        account = batch.end(begun, content, measured, key)
         content["metadata"][ACCOUNT] = account.model_dump(mode="json", exclude_defaults=True)
     write_atomic(final, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

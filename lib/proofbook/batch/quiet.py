@@ -14,8 +14,6 @@ from contextlib import contextmanager
 
 # the tag of the cells of a notebook that make up its timing section
 TAG = "timings"
-# the key of a notebook's metadata under which stands how many cores were busy while it was timed alone
-BUSY = "proofbook_busy_cores"
 
 
 class Quiet:

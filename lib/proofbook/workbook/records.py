@@ -56,6 +56,8 @@ class Execution(Record):
     timings: Timings = Timings.BESIDE
     # the cores of the machine that were busy while they were timed alone, whoever kept them so
     busy_cores: float | None = None
+    # the most that its processes had in the machine's memory, in MB, what a warm one shares with its parent included
+    resident_mb: float | None = None
     # the hash of all that the outcome depends on; empty where that is not known
     key: str = ""
 
