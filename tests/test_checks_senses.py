@@ -200,3 +200,14 @@ def test_one_beside_many_finds_rows_that_leak(tower: str) -> None:
     trial = trial_of("clip")
     changed(getattr(trial.model, tower), lambda output: output + 0.01 * output.mean(dim=0, keepdim=True))
     assert verdict("one-beside-many", trial) is Verdict.FAIL
+
+
+def test_padded_pictures_find_a_ground_that_is_read() -> None:
+    trial = trial_of("vilt")
+    assert verdict("padded-pictures", trial) is Verdict.PASS
+    trial.model.register_forward_pre_hook(
+        lambda _module, args, kwargs: (args, {**kwargs, "pixel_mask": torch.ones_like(kwargs["pixel_mask"])}),
+        with_kwargs=True,
+    )
+    _ = vars(trial).pop("outputs")
+    assert verdict("padded-pictures", trial) is Verdict.FAIL

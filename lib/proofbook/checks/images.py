@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from proofbook.checks.against import against_truth
 from proofbook.checks.conditioning import judged
@@ -24,6 +25,8 @@ CORNER = 1 / 8
 GROWTH = (1.5, 1)
 # how often other noise is tried in corners that moved nothing: where a picture is read as codes, a code may stay
 DRAWS = 4
+# patches that a ground is larger than its picture, on two sides
+GROUND = 2
 INTERPOLATES = "interpolate_pos_encoding"
 
 
@@ -98,6 +101,31 @@ def resolution(trial: Trial) -> Observation:
     if interpolates:
         comparisons += trial.agree(trial.run(trial.inputs | asked), trial.outputs, ", interpolated to its own size")
     return Observation.of(comparisons, "1 in each output", executions=trial.beside_truth)
+
+
+@check
+def padded_pictures(trial: Trial) -> Observation:
+    """Pictures on a larger ground, which pixel_mask hides, give what they give without: in a row beside larger ones."""
+    pixels, mask = pictures(trial), trial.inputs.get("pixel_mask")
+    if not isinstance(mask, Tensor) or mask.shape != (len(pixels), *pixels.shape[-2:]):
+        raise NotApplicable("its processor makes no pixel_mask")
+    if "pixel_mask" in trial.spec.idle or "pixel_mask" not in inspect.signature(trial.called.forward).parameters:
+        raise NotApplicable("forward does not read the pixel_mask that its processor makes")
+    windows = [one for one in trial.model.modules() if isinstance(one, torch.nn.Conv2d)]
+    if any(one.kernel_size != one.stride and max(one.kernel_size) > 1 for one in windows):
+        raise NotApplicable("convolutions read across the edge of a picture, as the architecture was published")
+    more = max((one.stride for one in windows), default=(GROUND, GROUND))
+    sides = (0, GROUND * more[1], 0, GROUND * more[0])
+    inputs = {**trial.inputs, "pixel_values": pad(pixels, sides), "pixel_mask": pad(mask, sides)}
+    try:
+        outputs = trial.run(inputs)
+    except ValueError as refusal:
+        raise NotApplicable(f"refused: {refusal}") from refusal
+    names = [name for name, one in trial.outputs.items() if name in outputs and outputs[name].shape == one.shape]
+    if not names:
+        raise NotApplicable("each output has an entry for each patch of the ground")
+    found, expected = ({name: one[name] for name in names} for one in (outputs, trial.outputs))
+    return Observation.of(trial.agree(found, expected), f"1 in each of {len(names)} outputs")
 
 
 @check
