@@ -1,17 +1,21 @@
 """Does a decoder with a cache give what it gives without one?"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.cache_utils import Cache
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.plain import agree, call, placed, rounding
 from proofbook.checks.quantised import Watched, quantised_caches
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import rows_of
 from proofbook.checks.trial import Trial
 from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
@@ -27,7 +31,10 @@ def cache_token_by_token(trial: Trial) -> Observation:
     comparisons = _compared(trial, decoder, [decoder.begin, *[1] * decoder.length], masked=True)
     few = max(decoder.begin, decoder.length - SINGLE)
     comparisons += _compared(trial, decoder, [few, *[1] * SINGLE], masked=False, note=", no mask")
-    return Observation.of(comparisons, f"1 at each of {decoder.length} tokens")
+    seen = Observation.of(comparisons, f"1 at each of {decoder.length} tokens")
+    masked = comparisons[0].passed == seen.passed
+    first = decoder.begin if masked else few
+    return replace(seen, evidence=_evidence(decoder, [first, *[1] * (decoder.length - first)], masked))
 
 
 @check
@@ -38,7 +45,43 @@ def cache_in_chunks(trial: Trial) -> Observation:
     if rest < 2:
         raise NotApplicable("too few tokens behind the prompt's picture or sound")
     sizes = [decoder.begin + rest // 4, 2, 1, max(2, rest // 3), decoder.length]
-    return Observation.of(_compared(trial, decoder, sizes), "1 at each token")
+    seen = Observation.of(_compared(trial, decoder, sizes), "1 at each token")
+    return replace(seen, evidence=_evidence(decoder, sizes, decoder.has_text_alone))
+
+
+@reproduces(cache_token_by_token, cache_in_chunks)
+@torch.no_grad()
+def parts_score_as_the_whole(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    sizes: list[int],
+    cache: str,
+    streamed: list[str],
+    again: list[str],
+    masks: Mapping[str, list[bool]],
+    switch: list[str],
+) -> None:
+    """A prompt read in parts, each behind the cache of those before, scores as read at once."""
+    whole = {**prompt, **dict.fromkeys(switch, False)}
+    expected, noise = call(model, whole, dtype)["logits"], rounding(model, whole, dtype)
+    parts, start, kept = list[torch.Tensor](), 0, None
+    for size in sizes:
+        stop = min(start + size, expected.shape[1])
+        if stop == start:
+            break
+        names = [name for name in prompt if not start or name in streamed or name in again]
+        given = {name: prompt[name][:, start:stop] if name in streamed else prompt[name] for name in names}
+        for mask, (first, later) in masks.items():  # of all that was read so far
+            given.pop(mask, None)
+            if later if start else first:
+                given[mask] = prompt[mask][:, :stop]
+        more = {**dict.fromkeys(switch, True), **({cache: kept} if start else {})}
+        outputs = model(**placed(model, given, dtype), **more)
+        parts.append(outputs.logits.cpu())
+        start, kept = stop, getattr(outputs, cache)
+    agree({"logits": torch.cat(parts, dim=1)}, {"logits": expected}, tolerance, noise)
 
 
 @check
@@ -163,6 +206,25 @@ def _cached(trial: Trial) -> Decoder:
         raise NotApplicable(f"{trial.spec.model_class} takes no cache")
     decoder.require_causal()
     return decoder
+
+
+def _evidence(decoder: Decoder, sizes: list[int], masked: bool) -> dict[str, Any]:
+    """What a reproduction needs to read the prompt in parts."""
+    prompt, stream = decoder.stream.with_mask(decoder.prompt), decoder.stream
+    members = [name for name in stream.members(prompt) if name != stream.mask]
+    beside = [name for name in prompt if name not in members and name != stream.mask]
+    takes = [decoder.takes_mask(start, masked) for start in (0, 1)]
+    if not any(takes):
+        del prompt[stream.mask]
+    return {
+        "prompt": prompt,
+        "sizes": sizes,
+        "cache": decoder.cache,
+        "streamed": members,
+        "again": beside if decoder.is_second else [name for name in beside if name in decoder.again],
+        "masks": {stream.mask: takes} if any(takes) else {},
+        "switch": list(decoder.caching(True)),
+    }
 
 
 def _compared(

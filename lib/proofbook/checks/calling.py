@@ -2,13 +2,17 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
+from proofbook.checks.localise import Execution
+from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import CODES
 from proofbook.checks.trial import Trial
 from proofbook.runtimes.outputs import is_cache
@@ -69,7 +73,14 @@ def optional_inputs(trial: Trial) -> Observation:
             name: one for name, one in usual.items() if name in found or not name.endswith(("_mask", "_lengths"))
         }
         comparisons += trial.agree(found, expected, f", {way}")
-    return Observation.of(comparisons, f"1 with {', '.join(ways)}")
+    failed = [one.name for one in comparisons if not one.passed]
+    wrong = [given for way, given in ways.items() if any(name.endswith(f", {way}") for name in failed)]
+    seen = Observation.of(
+        comparisons,
+        f"1 with {', '.join(ways)}",
+        executions=(lambda: (Execution(trial.called, wrong[0]), Execution(trial.called, inputs))) if wrong else None,
+    )
+    return replace(seen, evidence={"usual": inputs, "ways": ways})
 
 
 @check
@@ -82,7 +93,28 @@ def cache_switch(trial: Trial) -> Observation:
     if kept:
         return Observation(False, f"{len(kept)} tensors of a cache without use_cache", "0", ", ".join(kept[:5]))
     expected = {name: one for name, one in with_cache.items() if not is_cache(name)}
-    return Observation.of(trial.agree(without, expected), f"1 in each of {len(expected)} outputs")
+    usual, other = ({**trial.inputs, "use_cache": switch} for switch in (True, False))
+    seen = Observation.of(
+        trial.agree(without, expected),
+        f"1 in each of {len(expected)} outputs",
+        executions=lambda: (Execution(trial.called, other), Execution(trial.called, usual)),
+    )
+    return replace(seen, evidence={"usual": usual, "ways": {"without a cache": other}})
+
+
+@reproduces(optional_inputs, cache_switch)
+def other_ways_give_the_same(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    usual: Mapping[str, Any],
+    ways: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """A call gives the same with its optional arguments given, and left out."""
+    expected, noise = call(model, usual, dtype), rounding(model, usual, dtype)
+    for given in ways.values():
+        found = call(model, given, dtype)
+        agree(found, {name: one for name, one in expected.items() if name in found}, tolerance, noise)
 
 
 @check
@@ -109,7 +141,25 @@ def embeddings_for_ids(trial: Trial) -> Observation:
                 raise NotApplicable(str(error)) from error
             raise
         comparisons += trial.agree(found, usual, f", {embeds}")
-    return Observation.of(comparisons, f"1 with {', '.join(taken.values())}")
+    seen = Observation.of(comparisons, f"1 with {', '.join(taken.values())}")
+    return replace(seen, evidence={"inputs": inputs, "taken": taken})
+
+
+@reproduces(embeddings_for_ids)
+def embeddings_stand_for_ids(
+    model: Any,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    taken: Mapping[str, str],
+) -> None:
+    """What the embedding layer makes of the ids, given in their place, gives the same."""
+    expected, noise = call(model, inputs, dtype), rounding(model, inputs, dtype)
+    for ids, embeds in taken.items():
+        layer = (model.get_decoder() if ids.startswith("decoder") else model).get_input_embeddings()
+        embedded = layer(inputs[ids].to(layer.weight.device)).detach()
+        others = {name: value for name, value in inputs.items() if name != ids}
+        agree(call(model, {**others, embeds: embedded}, dtype), expected, tolerance, noise)
 
 
 class _ByPosition(nn.Module):

@@ -1,6 +1,8 @@
 """Does a decoder read from left to right?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import copies, rows_of
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import copied
@@ -33,7 +37,39 @@ def causal(trial: Trial) -> Observation:
         without += [f"{place} in {implementation}" for place in _idle(trial, scores, places)]
     note = f"tokens without influence: {', '.join(without[:5])}" if without else ""
     found = Observation.of(comparisons, f"1 before each of {len(places)} tokens, more from there on", note)
+    failed = [one.name for one in comparisons if not one.passed]
+    names = [name for name in ("eager", "sdpa") if any(one.endswith(name) for one in failed)]
+    found = replace(found, evidence={**plain_copies(decoder, inputs), "places": places, "implementations": names})
     return found if not without else Observation(False, found.observed, found.allowed, found.detail, found.comparisons)
+
+
+@reproduces(causal)
+def a_token_moves_nothing_before_it(
+    whole: Any,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    changed: Mapping[str, Any],
+    places: list[int],
+    implementations: list[str],
+) -> None:
+    """A token changed moves no score before it: the first row is the text, each other has one token changed."""
+    noise = rounding(whole, changed, dtype)
+    for name in implementations:
+        whole.set_attn_implementation(name)
+        scores = call(whole, changed, dtype)["logits"]
+        before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
+        expected = scores[:1].expand_as(scores[1:])
+        agree({"logits": torch.where(before[..., None], scores[1:], expected)}, {"logits": expected}, tolerance, noise)
+
+
+def plain_copies(decoder: Decoder, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The copies for a reproduction: with what an encoder reads, instead of its outputs."""
+    if "encoder_outputs" not in inputs:
+        return {"changed": dict(inputs)}
+    missing = {name: value for name, value in decoder.prompt.items() if name not in inputs}
+    rows = torch.zeros(len(inputs[decoder.stream.tokens]), dtype=torch.long)
+    given = {name: value for name, value in inputs.items() if name != "encoder_outputs"}
+    return {"changed": {**given, **rows_of(missing, rows)}}
 
 
 def changed_copies(decoder: Decoder, most: int = CHANGES) -> tuple[dict[str, Tensor], list[int]]:

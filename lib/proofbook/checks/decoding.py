@@ -243,14 +243,16 @@ class Decoder:
         if start:
             given = {name: given[name] for name in given if name in members or name in self.again}
         given = {**given, stream.mask: whole[stream.mask][:, :stop], **self.caching(True)}
-        if not self._takes_mask(start, self.has_text_alone if masked is None else masked):
+        if not self.takes_mask(start, self.has_text_alone if masked is None else masked):
             del given[stream.mask]
         placed = session.place(given)
         outputs = session.call({**placed, self.cache: cache} if cache is not None else placed)
         return outputs.logits.detach().cpu(), getattr(outputs, self.cache, None)
 
-    def _takes_mask(self, start: int, masked: bool) -> bool:
-        """A mask is that of all tokens read so far; a state that is not made of tokens goes on without one."""
+    def takes_mask(self, start: int, masked: bool) -> bool:
+        """Whether a step from token ``start`` on is given a mask.
+
+        A mask is that of all tokens read so far; a state that is not made of tokens goes on without one."""
         if self.stream.mask not in parameters(self.trial):
             return False
         return masked and self.cache == "past_key_values" if start else masked or not self.has_text_alone

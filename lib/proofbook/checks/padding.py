@@ -7,7 +7,7 @@ counted from the tokens themselves.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import mixes_neighbours, parameters
+from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.signal import kept_ids
 from proofbook.checks.streams import Side, Stream, rows_of, slice_row, sliceable
 from proofbook.checks.trial import Trial
@@ -34,8 +36,10 @@ def padding_changes_nothing(trial: Trial) -> Observation:
     """Each row, padded beside longer ones on each side that the model supports, gives what it gives alone, unpadded."""
     text = _Text(trial)
     comparisons: list[Comparison] = []
+    batches = []
     for side in text.sides:
         batch = text.padded(side)
+        batches.append(batch)
         together = trial.run(batch)
         for row, alone in enumerate(text.alone):
             seen = text.stream.visible(batch)[row]
@@ -44,9 +48,35 @@ def padding_changes_nothing(trial: Trial) -> Observation:
             comparisons += _row_compared(trial, together, alone, row, seen, note, pooled=side == text.own_side)
     if not comparisons:
         raise NotApplicable("no output has an entry a row")
-    return Observation.of(
+    seen_all = Observation.of(
         comparisons, f"1 in each of {len(text.alone)} rows, padded on the {' and the '.join(text.sides)}"
     )
+    return replace(seen_all, evidence={"batches": batches, "rows": text.rows, "mask": text.stream.mask})
+
+
+@reproduces(padding_changes_nothing)
+def padded_rows_are_rows_alone(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    batches: list[Mapping[str, Any]],
+    rows: list[Mapping[str, Any]],
+    mask: str,
+) -> None:
+    """Each row gives, token by token, in a padded batch what it gives alone."""
+    for batch in batches:
+        together, noise = call(model, batch, dtype), rounding(model, batch, dtype)
+        for row, single in enumerate(rows):
+            seen, alone = batch[mask][row].bool(), call(model, single, dtype)
+            own = {
+                name: one[0]
+                for name, one in alone.items()
+                if one.is_floating_point()
+                and one.shape[:2] == (1, int(seen.sum()))
+                and name in together
+                and together[name].shape[1:2] == seen.shape
+            }
+            agree({name: together[name][row][seen] for name in own}, own, tolerance, noise)
 
 
 @check

@@ -17,20 +17,32 @@ from proofbook.runtimes.outputs import flatten
 
 def call(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor that one forward call in a dtype gives, by its name, on the CPU."""
+    torch.manual_seed(0)  # for models that draw noise
+    with torch.no_grad():
+        return {name: one.cpu() for name, one in flatten(model(**placed(model, inputs, dtype))).items()}
+
+
+def placed(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Copies of inputs on the model's device, the floating ones in a dtype."""
     device = next(model.parameters()).device
 
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
-    torch.manual_seed(0)  # for models that draw noise
-    with torch.no_grad():
-        return {name: one.cpu() for name, one in flatten(model(**tree_map_only(Tensor, place, dict(inputs)))).items()}
+    return dict(tree_map_only(Tensor, place, dict(inputs)))
 
 
 def eager(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """The same with eager attention on the CPU; in float64 it is the truth."""
     with computing_in(dtype):
         return call(reference_model(model, dtype), inputs, dtype)
+
+
+def rounding(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What lies between these is noise: the outputs in a dtype, and in float64, with eager attention on the CPU."""
+    return eager(model, inputs, dtype), eager(model, inputs, torch.float64)
 
 
 def agree(

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison
-from proofbook.checks.plain import agree, call, eager
+from proofbook.checks.plain import agree, call, eager, placed, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
+from proofbook.runtimes.outputs import flatten
 
 # what a tower beside that of the text reads
 SEEN = ("image", "video", "audio")
@@ -33,7 +34,30 @@ def towers_alone(trial: Trial) -> Observation:
         comparisons += trial.agree({name: _normal(alone) if _is_normal(together) else alone}, {name: together})
     if not comparisons:
         raise NotApplicable("; ".join(elsewhere))
-    return Observation.of(comparisons, f"1 in each of {len(comparisons)} towers", "; ".join(elsewhere))
+    seen = Observation.of(comparisons, f"1 in each of {len(comparisons)} towers", "; ".join(elsewhere))
+    towers = {kind: list(_Towers(trial).inputs_of(kind)) for kind in _Towers(trial).kinds}
+    return replace(seen, evidence={"towers": towers})
+
+
+@reproduces(towers_alone)
+@torch.no_grad()
+def towers_give_alone_what_they_give_together(
+    model: Any,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    towers: Mapping[str, list[str]],
+) -> None:
+    """What each tower gives alone is what the joint call makes of it."""
+    outputs, noise = call(model, inputs, dtype), rounding(model, inputs, dtype)
+    for kind, names in towers.items():
+        own = placed(model, {name: inputs[name] for name in names}, dtype)
+        found = flatten(getattr(model, f"get_{kind}_features")(**own))
+        alone, together = found.get("pooler_output", found.get("output")), outputs[f"{kind}_embeds"]
+        assert alone is not None, f"{kind}: observed no features, allowed {tuple(together.shape)}"
+        if alone.shape == together.shape:
+            alone = _normal(alone.cpu()).to(together.dtype) if _is_normal(together) else alone.cpu()
+            agree({f"{kind}_embeds": alone}, {f"{kind}_embeds": together}, tolerance, noise)
 
 
 @check

@@ -69,7 +69,8 @@ def bundled(functions: Iterable[Callable[..., Any]]) -> Bundle:
 
 
 def _is_ours(value: Any) -> bool:
-    return str(getattr(value, "__module__", OURS)).partition(".")[0] == OURS
+    module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", OURS)
+    return str(module).partition(".")[0] == OURS
 
 
 def _import(module: str, name: str) -> str:
