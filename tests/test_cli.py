@@ -130,7 +130,7 @@ def test_a_run_passes_fails_or_is_blocked_with_its_status(workbook: Path, proofb
         (["run", "--model", "passes", "--suite", "slow", "--target", "cpu"], "nothing to run: suite slow"),
         (["run", "--folder", "x", "--target", "cpu"], "--folder holds the weights of one model"),
         (["run", "--resume", "nowhere"], "no run 'nowhere'"),
-        (["run", "--resume", "outputs", "--seed", "3"], "only --jobs, --per-device, --cold and --no-report go with it"),
+        (["run", "--resume", "outputs", "--seed", "3"], "only --jobs, --per-device, --cold, --json and --no-report go with it"),
         (["run", "--resume", "notebooks"], "is not a run: it has no plan.json"),
         (["run", "--out", "notebooks", "--target", "cpu"], "--out notebooks: it exists and is not an empty folder"),
         (["report", "nowhere"], "no run 'nowhere'"),
@@ -295,3 +295,25 @@ def kernels_in(folder: Path) -> list[int]:
         if "ipykernel_launcher" in words and str(folder) in words and process.status() != psutil.STATUS_ZOMBIE:
             found.append(process.pid)
     return found
+
+
+def test_what_is_kept_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proofbook: Call) -> None:
+    monkeypatch.setenv("PROOFBOOK_CACHE", str(tmp_path))
+    kept = tmp_path / "truth" / "a" / "abc"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(bytes(2_000_000))
+    status, said = proofbook("cache", "show")
+    assert (status, "truth: 1 files, 2.0 MB" in said) == (0, True)
+    assert "2.0 MB removed" in proofbook("cache", "clear")[1]
+    assert not kept.exists()
+
+
+def test_a_second_run_executes_only_what_has_changed(workbook: Path, proofbook: Call) -> None:
+    arguments = ("run", "--model", "passes,raises", "--target", "cpu", "--no-report", "--changed")
+    assert "no earlier run has a result that still holds" in proofbook(*arguments)[1]
+    status, said = proofbook(*arguments)
+    assert "1 result brought over from " in said
+    assert "1 of 2 cases to execute" in said
+    assert status == 1  # as without
+    status, said = proofbook("run", "--resume", "latest", "--changed")
+    assert (status, "--changed is for a new one" in said) == (2, True)
