@@ -107,12 +107,13 @@ def processed_otherwise(trial: Trial, kind: str, change: Callable[[Callable[...,
         ("conditional-detr", "object_detection", "detections"),
         ("segformer", "semantic_segmentation", "semantic-maps"),
         ("mask2former", "instance_segmentation", "instance-maps"),
+        ("glpn", "depth_estimation", "depth-maps"),
     ],
 )
 def test_post_processing_with_height_and_width_exchanged_is_found(model: str, kind: str, name: str) -> None:
     def exchange(right: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda outputs, target_sizes, **more: right(
-            outputs, target_sizes=[(width, height) for height, width in target_sizes], **more
+        return lambda outputs, target_sizes=(), **more: right(
+            outputs, target_sizes=[(width, height) for height, width in target_sizes] or None, **more
         )
 
     trial = trial_of(model)
@@ -126,6 +127,18 @@ def test_detections_find_a_threshold_that_is_ignored() -> None:
         trial, "object_detection", lambda right: lambda outputs, threshold, **more: right(outputs, threshold=0, **more)
     )
     assert verdict("detections", trial) is Verdict.FAIL
+
+
+def test_depth_maps_find_depths_in_the_wrong_place() -> None:
+    def shifted(right: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **more: [
+            {"predicted_depth": one["predicted_depth"].roll(1, dims=0)} for one in right(*given, **more)
+        ]
+
+    trial = trial_of("depth-anything")
+    assert verdict("depth-maps", trial) is Verdict.PASS
+    processed_otherwise(trial, "depth_estimation", shifted)
+    assert verdict("depth-maps", trial) is Verdict.FAIL
 
 
 def test_semantic_maps_find_labels_off_by_one() -> None:

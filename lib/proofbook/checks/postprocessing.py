@@ -1,5 +1,6 @@
 """Does post-processing say what the model's scores say: in boxes of the picture and maps of its size?"""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from proofbook.checks.compare import Comparison, compare
+from proofbook.checks.compare import Comparison, compare, errors_between
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.trial import Trial
 
 # masks of queries go through this size, or straight to that of the picture, as an architecture was published
 _BETWEEN: tuple[tuple[int, int] | None, ...] = (None, (384, 384))
+# how depths are brought to another size
+_MODES = ("bicubic", "bilinear")
 # what instance segmentation rounds scores to
 _DIGITS = 1e-6
 
@@ -148,6 +151,34 @@ def instance_maps(trial: Trial) -> Observation:
         allowed="0",
         detail="; ".join(wrong[:3]),
     )
+
+
+@check
+def depth_maps(trial: Trial) -> Observation:
+    """Depths have the size asked for, and are the model's own, interpolated; without a size they are as they were."""
+    restore = _method(trial, "depth_estimation", "predicted_depth")
+    if "source_sizes" in inspect.signature(restore).parameters:
+        raise NotApplicable("its processor cuts off padding that follows from the size of the picture before it")
+    depths = trial.outputs["predicted_depth"]
+    sizes = _sizes(trial, len(depths))
+    plain = restore(_given(trial))
+    comparisons = []
+    for row, (one, same, size) in enumerate(zip(restore(_given(trial), target_sizes=sizes), plain, sizes, strict=True)):
+        near = (_interpolated(trial, row, one["predicted_depth"], depths[row], size, mode) for mode in _MODES)
+        comparisons.append(min(near, key=lambda each: each.ratio))
+        comparisons.append(_near(trial, f"depths as they were, row {row}", same["predicted_depth"], depths[row]))
+    return Observation.of(comparisons, f"1 in each of {len(depths)} pictures")
+
+
+def _interpolated(trial: Trial, row: int, actual: Tensor, depths: Tensor, size: Size, mode: str) -> Comparison:
+    """Depths held against those of the model in another size, by float64; the interpolation itself rounds as well."""
+    own, true = (
+        interpolate(one[None, None], size=size, mode=mode, align_corners=False)[0, 0]
+        for one in (depths, depths.double())
+    )
+    name = f"depths, row {row}"
+    floor = errors_between({name: own}, {name: true}, trial.tolerance).get(name)
+    return compare(name, actual, true, trial.tolerance, floor)
 
 
 @dataclass(frozen=True)
