@@ -44,7 +44,7 @@ def run_script(case: Case, name: str, folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("model", "names"),
     [
-        ("llama", (*DECODES, "padding-changes-nothing", "cache-switch", "optional-inputs")),
+        ("llama", (*DECODES, "padding-changes-nothing", "cache-switch", "optional-inputs", "beyond-trained-length")),
         ("t5", DECODES),
         ("clip", ("towers-alone",)),
     ],

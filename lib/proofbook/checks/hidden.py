@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-
 # how often encoders of sound halve the number of frames, at most: four times would be as few as heads
 _HALVINGS = 3
 

@@ -8,11 +8,14 @@ from dataclasses import replace
 
 import torch
 
+from proofbook.checks.accuracy import near_float64
 from proofbook.checks.attention import Call, watched
 from proofbook.checks.causality import changed_copies
 from proofbook.checks.compare import compare, differing, errors_between
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.localise import Execution
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED, computing_in, floor_outputs, in_dtype, reference_model
@@ -130,12 +133,22 @@ def beyond_trained_length(trial: Trial) -> Observation:
             for name in judged
         ]
     changed = differing(trial.outputs, trial.run())
-    found = Observation.of(comparisons, "1, and the batch afterwards as before")
+    found = Observation.of(
+        comparisons,
+        "1, and the batch afterwards as before",
+        executions=lambda: (
+            Execution(trial.model, inputs),
+            Execution(reference_model(trial.model, torch.float64), inputs),
+        ),
+    )
     if not changed:
-        return found
+        return replace(found, evidence={"inputs": inputs})
     return Observation(
         False, f"{len(changed)} outputs differ after it", found.allowed, ", ".join(changed[:5]), found.comparisons
     )
+
+
+reproduces(beyond_trained_length)(near_float64)
 
 
 def _reach(trial: Trial, decoder: Decoder) -> int:
