@@ -130,7 +130,10 @@ def test_a_run_passes_fails_or_is_blocked_with_its_status(workbook: Path, proofb
         (["run", "--model", "passes", "--suite", "slow", "--target", "cpu"], "nothing to run: suite slow"),
         (["run", "--folder", "x", "--target", "cpu"], "--folder holds the weights of one model"),
         (["run", "--resume", "nowhere"], "no run 'nowhere'"),
-        (["run", "--resume", "outputs", "--seed", "3"], "only --jobs, --per-device, --cold, --json and --no-report go with it"),
+        (
+            ["run", "--resume", "outputs", "--seed", "3"],
+            "only --jobs, --per-device, --cold, --json and --no-report go with it",
+        ),
         (["run", "--resume", "notebooks"], "is not a run: it has no plan.json"),
         (["run", "--out", "notebooks", "--target", "cpu"], "--out notebooks: it exists and is not an empty folder"),
         (["report", "nowhere"], "no run 'nowhere'"),

@@ -4,8 +4,8 @@ On Linux a process may adopt whatever its descendants leave behind (``PR_SET_CHI
 their own included. Each kernel does so, so that all it started is below it for as long as it lives; and what it leaves
 when it dies comes to its own parent. That of a warm kernel is the warm parent. A cold kernel has a keeper, this file as
 a script: it starts the command in its arguments in a session of its own, passes on the signals that interrupt it and
-that ask for a report, ends what is left when the command or its owner has ended, and leaves as the command did. It
-uses the standard library alone, so that it starts in hundredths of a second.
+that ask for a report, ends what is left when the command or its owner has ended, or when it is to terminate, and leaves
+as the command did. It uses the standard library alone, so that it starts in hundredths of a second.
 """
 
 import ctypes
@@ -42,15 +42,17 @@ def adopt() -> None:
             score.write(str(_OOM_SCORE))
 
 
-def processes() -> dict[int, int]:
-    """The parent of each process of this machine, those included that have ended and wait for it to be read."""
+def processes(*, ended: bool = True) -> dict[int, int]:
+    """The parent of each process of this machine; those included that have ``ended`` and wait for it to be read."""
     found = {}
     for name in os.listdir("/proc"):  # noqa: PTH208
         if name.isdecimal():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
                     # the second field, a name in parentheses, may hold anything
-                    found[int(name)] = int(file.read().rpartition(b")")[2].split(None, 2)[1])
+                    state, parent, _ = file.read().rpartition(b")")[2].split(None, 2)
+                if ended or state != b"Z":
+                    found[int(name)] = int(parent)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has just been read
     return found
@@ -70,7 +72,7 @@ def descendants(root: int, spared: Collection[int] = (), table: dict[int, int] |
 def end(root: int) -> None:
     """End all that is below a process, whatever of it is still being started included."""
     deadline = time.monotonic() + _END
-    while (found := descendants(root)) and time.monotonic() < deadline:
+    while (found := descendants(root, table=processes(ended=False))) and time.monotonic() < deadline:
         _kill(found)
         time.sleep(0.005)
 
@@ -119,6 +121,8 @@ def _keep(command: Sequence[str]) -> int:
         _be(command, keeper, watched)
     while os.getppid() == owner:
         got = signal.sigtimedwait(watched, _LOOK)
+        if got and got.si_signo == signal.SIGTERM:
+            break
         if got and got.si_signo == signal.SIGUSR1:
             os.kill(child, signal.SIGUSR1)
         elif got and got.si_signo != signal.SIGCHLD:
@@ -128,7 +132,7 @@ def _keep(command: Sequence[str]) -> int:
                 reap()
                 return os.waitstatus_to_exitcode(status)
     reap()
-    return 1
+    return -signal.SIGKILL
 
 
 def _be(command: Sequence[str], keeper: int, blocked: set[signal.Signals]) -> None:

@@ -62,13 +62,15 @@ class Kernel:
     def kill(self) -> None:
         """End the kernel and every process that came from it. Twice does no harm."""
         with self._killing:
-            if not self.died and keeper.available():
-                if self.is_warm:  # else the keeper is to leave by itself, after the rest
-                    self._signal(signal.SIGSTOP)
+            if self.died:
+                return
+            if self.is_warm:
+                self._signal(signal.SIGSTOP)  # so that it starts nothing more
                 keeper.end(self.process.pid)
-                if self.is_warm:
-                    self._signal(signal.SIGKILL)
-            elif not self.died:
+                self._signal(signal.SIGKILL)
+            elif keeper.available():
+                self._signal(signal.SIGTERM, whole_group=False)  # the keeper ends the rest
+            else:
                 descendants = self._descendants()
                 self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
                 for process in descendants:  # those that left the kernel's process group
