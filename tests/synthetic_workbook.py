@@ -34,6 +34,7 @@ def act():
     if model == "hangs":
         time.sleep(1000)
     if model == "hangs-deaf":
+        pathlib.Path(os.environ["SYNTHETIC_NOTES"], "deaf").touch()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             ctypes.PyDLL(None).sleep(1000)  # holds the interpreter's lock

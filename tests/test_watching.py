@@ -1,0 +1,60 @@
+"""What a person and a machine see of a run: events, a table, a status."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from proofbook.batch.events import ADAPTER, VERSION, AnyEvent, read_events
+from proofbook.batch.state import State
+from proofbook.batch.view import overview
+from proofbook.catalog import Category
+from proofbook.verdict import Verdict
+
+
+def event(kind: str, elapsed: float, **fields: object) -> AnyEvent:
+    return ADAPTER.validate_python({"event": kind, "run": "r", "elapsed": elapsed, **fields})
+
+
+def finished(case: str, elapsed: float, verdict: str) -> AnyEvent:
+    fields = {"category": "vision", "target": "cpu", "reason": "", "seconds": 4, "notebook": "", "rerun": ""}
+    return event("case-finished", elapsed, case=case, verdict=verdict, **fields)
+
+
+@pytest.fixture
+def state() -> State:
+    began = {"planned": 5, "to_execute": 4, "jobs": 2, "kernels": "warm", "categories": {"vision": 4}}
+    start = [event("case-started", at, case=case, category="vision", time_limit=9) for case, at in (("a", 1), ("b", 2))]
+    state = State("r", Counter({Category.VISION: 5}))
+    return state.replay([event("run-started", 0, **began), *start, finished("a", 5, "fail")])
+
+
+def test_a_state_counts_what_earlier_runners_did_and_foresees_the_rest(state: State) -> None:
+    assert (state.done.total(), state.left, list(state.running)) == (2, 3, ["b"])
+    assert state.verdicts() == {Verdict.FAIL: 1}
+    assert state.seconds_left(5) == (2 * 4 + 1) / 2  # two that wait, and what is left of b
+    assert [case.case for case in state.fell_short()] == ["a"]
+
+
+def test_a_table_shows_categories_verdicts_and_what_runs(state: State) -> None:
+    console = Console(width=100)
+    with console.capture() as said:
+        console.print(overview(state, 6))
+    shown = said.get()
+    assert "2 of 5 cases · 1 running, of 2 at a time · 0:00:06 gone · about 0:00:04 left" in shown
+    assert "2/5 1 fail" in shown
+    assert "b  4 s of at most 9 s" in shown
+
+
+def test_lines_that_are_damaged_are_left_out(tmp_path: Path) -> None:
+    lines = [finished("a", 5, "pass").model_dump_json(), '{"half', "", finished("b", 6, "pass").model_dump_json()]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines))
+    assert [one.case for one in read_events(tmp_path)] == ["a", "b"]  # type: ignore[union-attr]
+
+
+def test_the_schema_of_events_is_that_in_the_docs() -> None:
+    written = Path(__file__).parents[1] / "docs" / "events.schema.json"
+    assert json.loads(written.read_text()) == ADAPTER.json_schema(mode="serialization")
+    assert finished("a", 5, "pass").version == VERSION
