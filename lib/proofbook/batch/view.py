@@ -79,7 +79,7 @@ def _categories(state: State) -> Table:
     for category in Category:
         if planned := state.planned[category]:
             counts = _counts(state.verdicts(category))
-            bar = ProgressBar(total=planned, completed=done[category], width=BAR)
+            bar = ProgressBar(planned, done[category], BAR, complete_style="cyan", finished_style="cyan")
             table.add_row(f"  {category}", bar, f"{done[category]}/{planned}", counts)
     return table
 
