@@ -1,6 +1,8 @@
 """What a person and a machine see of a run: events, a table, a status."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from proofbook.batch.state import State
 from proofbook.batch.view import overview
 from proofbook.catalog import Category
 from proofbook.verdict import Verdict
+from synthetic_workbook import write_workbook
 
 
 def event(kind: str, elapsed: float, **fields: object) -> AnyEvent:
@@ -58,3 +61,26 @@ def test_the_schema_of_events_is_that_in_the_docs() -> None:
     written = Path(__file__).parents[1] / "docs" / "events.schema.json"
     assert json.loads(written.read_text()) == ADAPTER.json_schema(mode="serialization")
     assert finished("a", 5, "pass").version == VERSION
+
+
+def test_a_run_prints_events_and_nothing_else_and_its_status_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROOFBOOK_ROOT", str(write_workbook(tmp_path / "workbook")))
+    monkeypatch.setenv("SYNTHETIC_NOTES", str(tmp_path))
+    command = [sys.executable, "-c", "from proofbook.cli import main; main()"]
+    run = [*command, "run", "--model", "passes,fails", "--target", "cpu", "--json", "--out", str(tmp_path / "run")]
+    made = subprocess.run([*run, "--no-report"], capture_output=True, text=True)
+    assert made.returncode == 1
+    assert "ledger: 2 planned = 1 fail + 1 pass" in made.stderr
+    events = [ADAPTER.validate_json(line) for line in made.stdout.splitlines()]
+    assert events == list(read_events(tmp_path / "run"))
+    assert Counter(one.event for one in events) == {
+        "run-started": 1,
+        "case-started": 2,
+        "case-finished": 2,
+        "run-finished": 1,
+    }
+    said = subprocess.run([*command, "status", str(tmp_path / "run"), "--json"], capture_output=True, text=True).stdout
+    status = json.loads(said)
+    assert (status["condition"], status["finished"], status["verdicts"]) == ("complete", 2, {"pass": 1, "fail": 1})
