@@ -1,5 +1,7 @@
 """Truth is computed in float64 throughout, even where a model's code names float32."""
 
+from itertools import islice
+
 import pytest
 import torch
 from torch import nn
@@ -99,10 +101,13 @@ def test_rounding_moves_what_is_amplified_further_than_what_is_not() -> None:
             y = self.layer(x)
             return {"plain": y, "amplified": 1e4 * (y - y.mean())}
 
-    exact, *rounded = rounded_truths(Amplifies(), {"x": torch.randn(3, 16)}, torch.float32)
-    assert len(rounded) > 1
+    model, inputs = Amplifies(), {"x": torch.randn(3, 16)}
+    exact = truth_of(model, inputs).outputs
+    rounded = list(islice(rounded_truths(model, inputs, torch.float32), 3))
     for moved in rounded:
         away = {name: float((moved[name] - exact[name]).abs().max()) for name in exact}
         assert 0 < away["plain"] < 1e-5
         assert away["amplified"] > 100 * away["plain"]
     assert not torch.equal(rounded[0]["plain"], rounded[1]["plain"])
+    further = next(rounded_truths(model, inputs, torch.float32, first=2))
+    assert torch.equal(further["plain"], rounded[2]["plain"])

@@ -1,10 +1,14 @@
 """What a precision can't decide: outputs that its rounding moves further than any bound, however they are computed."""
 
 from collections.abc import Collection, Sequence
+from itertools import chain, islice
 
 from proofbook.checks.compare import Comparison, compare_all
 from proofbook.checks.registry import Executions, NotApplicable, Observation
 from proofbook.checks.trial import Trial
+
+# how many ways of rounding are tried at most
+DRAWS = 12
 
 
 def judged(
@@ -32,14 +36,16 @@ def judged(
 
 def undetermined(trial: Trial, names: Collection[str]) -> set[str]:
     """Those outputs that float64 truth itself moves beyond any error allowed when each weight is changed by as much as
-    rounding to the trial's dtype changes it: a choice lies within it, of a code, an expert or a mask."""
-    plain, *others = trial.rounded
-    true = {name: one for name, one in plain.items() if name in names}
-    return {
-        one.name
-        for moved in others
-        for one in compare_all(
-            {name: moved[name] for name in true if name in moved}, true, trial.tolerance, trial.wider_noise
-        )
-        if not one.passed
-    }
+    rounding to the trial's dtype changes it: a choice lies within it, of a code, an expert or a mask.
+
+    Where a single choice is close, few roundings make the other one: more are drawn while some output seems settled.
+    """
+    settled = {name: one for name, one in trial.plain.items() if name in names}
+    for moved in islice(chain(trial.rounded, trial.rounded_further()), DRAWS):
+        there = {name: moved[name] for name in settled if name in moved}
+        for one in compare_all(there, settled, trial.tolerance, trial.wider_noise):
+            if not one.passed:
+                del settled[one.name]
+        if not settled:
+            break
+    return {name for name in trial.plain if name in names} - settled.keys()

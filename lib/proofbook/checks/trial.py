@@ -4,9 +4,10 @@ import hashlib
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from proofbook.checks.decoding import Decoder
 from proofbook.checks.goal import Goal, Gradients
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
-from proofbook.checks.truth import CALL_SEED, Truth, floor_outputs, reference_model, rounded_truths, truth_of
+from proofbook.checks.truth import (
+    CALL_SEED,
+    Truth,
+    floor_outputs,
+    reference_model,
+    rounded_truths,
+    run_reference,
+    truth_of,
+)
 from proofbook.checks.truths import Truths
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
@@ -30,6 +39,8 @@ from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, 
 from proofbook.subject.tasks import task_named
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 
+# in how many ways weights are rounded for a noise floor
+ROUNDINGS = 3
 # seconds spent on timed calls at most
 TIMING_BUDGET_S = 1.5
 
@@ -170,17 +181,26 @@ class Trial:
         return errors_between(floor, truth, self.tolerance)
 
     @cached_property
+    def plain(self) -> dict[str, torch.Tensor]:
+        """The outputs in float64 of the model as it is now: what is wrong with it, if anything, is in them as well."""
+        reference = reference_model(self.called, torch.float64)
+        return without_padding(run_reference(reference, self.inputs, torch.float64), self.inputs)
+
+    @cached_property
     def rounded(self) -> list[dict[str, torch.Tensor]]:
-        """The outputs of the model as it is in float64, and then with its weights rounded in other ways."""
+        """Those outputs with weights and values rounded in some ways."""
+        return list(islice(self.rounded_further(0), ROUNDINGS))
+
+    def rounded_further(self, first: int = ROUNDINGS) -> Iterator[dict[str, torch.Tensor]]:
+        """The same in other ways, as many as are asked for."""
         dtype = getattr(torch, self.target.dtype)
-        # as the model is now: what is wrong with it, if anything, moves nothing by itself
-        return [without_padding(one, self.inputs) for one in rounded_truths(self.called, self.inputs, dtype)]
+        return (without_padding(one, self.inputs) for one in rounded_truths(self.called, self.inputs, dtype, first))
 
     @cached_property
     def wider_noise(self) -> dict[str, Errors]:
         """The noise floor over several roundings of the weights: one alone may be small by luck."""
-        true, *others = self.rounded
-        return largest_errors([self.noise, *(errors_between(one, true, self.tolerance) for one in others)])
+        found = [errors_between(one, self.plain, self.tolerance) for one in self.rounded]
+        return largest_errors([self.noise, *found])
 
     @cached_property
     def goal(self) -> Goal:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self
 
 import torch
@@ -18,8 +19,6 @@ from proofbook.runtimes.outputs import flatten
 
 # models draw noise in places even in eval mode (stochastic vocoders, sampled codebooks)
 CALL_SEED = 20261123
-# how often weights are rounded another way
-ROUNDINGS = 3
 
 
 @dataclass(frozen=True)
@@ -136,16 +135,15 @@ class Rounding(TorchDispatchMode):
 
 
 def rounded_truths(
-    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, first: int = 0
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The outputs in float64 of the model as it is, and then as rounding to ``dtype`` may change them.
+    """The outputs in float64 of the model as rounding to ``dtype`` may change them, one way after another, without end.
 
     Each weight, and each value of every operation, is rounded at random (:class:`Rounding`): how far outputs move by
-    that is how well ``dtype`` determines them, in whatever order sums are taken.
+    that is how well ``dtype`` determines them, in whatever order sums are taken. ``first`` ways are left out.
     """
     reference = reference_model(model, torch.float64)
-    yield run_reference(reference, inputs, torch.float64)
-    for seed in range(ROUNDINGS):
+    for seed in count(first):
         rounded = copied(reference)
         rounding = Rounding(rounded.parameters(), dtype, seed)
         with torch.no_grad():
