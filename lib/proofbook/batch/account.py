@@ -1,5 +1,7 @@
 """What a batch keeps of each execution, in its notebook's metadata, and what it comes to in the end: efficiency."""
 
+import os
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -24,6 +26,11 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def _named() -> str:
+    """A name that no other batch has, as several machines may begin theirs in the same second."""
+    return f"{_now()} {platform.node()}:{os.getpid()}"
+
+
 @dataclass(frozen=True)
 class Batch:
     """One stretch of executing cases: a run has one, and another each time that it is resumed.
@@ -32,7 +39,7 @@ class Batch:
     """
 
     cores: int
-    name: str = field(default_factory=_now)
+    name: str = field(default_factory=_named)
     _start: float = field(default_factory=time.monotonic)
 
     def begin(self, case: PlannedCase) -> Execution:

@@ -54,6 +54,16 @@ class PlannedCase(_Frozen):
     rerun: str
 
 
+class Shard(_Frozen):
+    """Which share of a run a plan is."""
+
+    # counted from 1
+    index: int
+    count: int
+    # all cases of the run, by name, in their order
+    whole: tuple[str, ...]
+
+
 class Plan(_Frozen):
     """A run, before anything is executed."""
 
@@ -66,6 +76,8 @@ class Plan(_Frozen):
     # among what calls are timed
     timings: Timings = Timings.BESIDE
     targets: tuple[str, ...]
+    # where this is but a part of a run, the others being for other machines
+    shard: Shard | None = None
     cases: tuple[PlannedCase, ...]
 
     def save(self, folder: Path) -> None:

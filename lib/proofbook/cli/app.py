@@ -94,6 +94,10 @@ def run(
         bool,
         typer.Option("--changed", help="Run only what has changed; bring over what earlier runs found for the rest."),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only the I-th of N shares of about the same duration; see `merge`."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; outputs/<time, UTC>.")] = None,
     resume: Annotated[
         str | None, typer.Option(help="Run to continue (path, name or latest): its cases without a notebook.")
@@ -127,6 +131,7 @@ def run(
         time_limit=time_limit,
         timings=timings,
         memory_limit=memory_limit,
+        shard=shard,
         out=out,
     )
     manner = Manner(jobs, per_device, report, cold, json)
@@ -222,6 +227,18 @@ def add(
     from proofbook.cli.adding import add_model
 
     add_model(source, name, category, task, trust_remote_code)
+
+
+@app.command(epilog=EXIT_CODES)
+def merge(
+    shards: Annotated[list[str], typer.Argument(metavar="RUN…", help="The runs of all shards of one run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the merged run; outputs/<time, UTC>.")] = None,
+    report: Annotated[bool, typer.Option(help="Render the summary at the end.")] = True,
+) -> None:
+    """Join the runs of `run --shard` into one, whose ledger closes."""
+    from proofbook.cli.merging import merge_runs
+
+    raise typer.Exit(merge_runs(shards, out, report))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from proofbook.batch.progress import style
 from proofbook.batch.reuse import Keys
 from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
 from proofbook.batch.scratch import sweep
+from proofbook.batch.shards import parse_shard, shard_of
 from proofbook.batch.variants import Extent, variants_for
 from proofbook.catalog import Category, Timings, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
@@ -46,6 +47,7 @@ class Selection:
     time_limit: float | None
     timings: Timings | None
     memory_limit: float | None
+    shard: str | None
     out: Path | None
 
 
@@ -69,6 +71,7 @@ class Manner:
 def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
     """Plan and execute a new run, ``changed`` only what earlier ones have no answer for; the exit status."""
     out, workbook = manner.out, root()
+    share = parse_shard(wanted.shard) if wanted.shard is not None else None
     catalog = load_catalog(workbook / "params")
     targets = wanted.targets
     if not targets:
@@ -92,6 +95,8 @@ def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
     if wanted.variants:
         with out.status("deriving variants of the configurations"):
             plan = make_plan(catalog, **chosen, variants=variants_for(plan.cases, wanted.variants))
+    if share:
+        plan = shard_of(plan, *share, History.of(workbook / "outputs"))
     folder = new_folder(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
     with locked(folder):
@@ -172,10 +177,15 @@ def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Cons
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
         out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)
         return STOPPED
-    _close(ledger, out)
-    if manner.report:
-        _report(folder, out)
+    conclude(ledger, folder, out, report=manner.report)
     return FELL_SHORT if ledger.fell_short else 0
+
+
+def conclude(ledger: Ledger, folder: Path, out: Console, *, report: bool) -> None:
+    """Say how to look at what fell short, and render the summary where it is asked for."""
+    _close(ledger, out)
+    if report:
+        _report(folder, out)
 
 
 def _report(folder: Path, out: Console) -> None:

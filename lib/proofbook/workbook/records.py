@@ -41,7 +41,7 @@ class Execution(Record):
     executed: str = ""
     # the run that executed it, where this one only brought it over
     reused: str = ""
-    # which batch of its run: when that began, UTC, ISO 8601; a run that is resumed has several
+    # which batch of its run: when that began (UTC, ISO 8601) and the process; a run that is resumed has several
     batch: str = ""
     # the cores that the batch had for its cases
     cores: int | None = None
