@@ -134,3 +134,15 @@ def test_a_protein_is_read_with_its_shapes_and_asked_about() -> None:
     assert len(vocabulary) == of.subject.config.protein_encoder_config.vocab_size == 446
     assert vocabulary["<unk>"] not in proteins
     assert of.subject.config.protein_encoder_config.pad_token_id == 1
+
+
+def test_text_diffusion_has_a_canvas_that_is_the_same_for_a_row_in_any_batch() -> None:
+    config = CONFIG_MAPPING["diffusion_gemma"](canvas_length=4, text_config={"vocab_size": 50})
+    ids, mask = torch.tensor([[0, 7, 8], [5, 6, 9]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+    both = with_canvas(Subject(config, None), {"input_ids": ids, "attention_mask": mask})
+    alone = with_canvas(Subject(config, None), {"input_ids": ids[:1, 1:], "attention_mask": mask[:1, 1:]})
+    assert both["decoder_input_ids"].shape == (2, 4)
+    assert both["self_conditioning_logits"].shape == (2, 4, 50)
+    assert both["decoder_attention_mask"].tolist() == [[0, 1, 1, 1, 1, 1, 1], [1] * 7]
+    assert torch.equal(both["decoder_input_ids"][:1], alone["decoder_input_ids"])
+    assert not torch.equal(both["decoder_input_ids"][0], both["decoder_input_ids"][1])

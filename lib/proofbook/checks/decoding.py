@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from proofbook.checks.registry import NotApplicable
@@ -62,6 +63,8 @@ class Decoder:
             raise NotApplicable(f"its task calls a part of {trial.spec.model_class}")
         if not hasattr(trial.model, "can_generate") or not trial.model.can_generate():
             raise NotApplicable(f"{trial.spec.model_class} does not generate")
+        if not isinstance(trial.model, GenerationMixin):
+            raise NotApplicable(f"{trial.spec.model_class} generates in a way of its own, not token by token")
         logits = trial.outputs.get("logits")
         if logits is None or logits.dim() != 3 or logits.shape[:2] != tokens.shape:
             raise NotApplicable(f"{trial.spec.model_class} has no scores for each token of its input")

@@ -207,6 +207,9 @@ class _Text:
         given = inputs.get("attention_mask")
         if given is not None and given.shape != tokens.shape:
             raise NotApplicable("its mask is not one of the tokens")
+        written, both = (inputs.get(f"decoder_{name}") for name in ("input_ids", "attention_mask"))
+        if both is not None and written is not None and both.shape[1] == tokens.shape[1] + written.shape[1]:
+            raise NotApplicable("what it writes into has a mask that goes on from that of its text")
         return Stream("input_ids", "attention_mask")
 
     @cached_property

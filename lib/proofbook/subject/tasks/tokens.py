@@ -87,6 +87,23 @@ def with_decoder_ids(subject: Subject, inputs: Mapping[str, torch.Tensor]) -> di
     return {**found, "decoder_input_ids": torch.tensor([[start, *ids] for ids in rows])}
 
 
+def with_canvas(subject: Subject, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs, and what a model of text diffusion refines behind its prompt: a canvas of tokens (batch × canvas),
+    the scores of the step before (batch × canvas × vocabulary), and the mask of prompt and canvas."""
+    length = getattr(subject.config, "canvas_length", None)
+    if length is None:
+        return dict(inputs)
+    ids, mask, size = inputs["input_ids"], inputs["attention_mask"], subject.config.get_text_config().vocab_size
+    # by the prompt, so that a row is the same in any batch
+    drawn = [torch.Generator().manual_seed(int(row[seen.bool()].sum())) for row, seen in zip(ids, mask, strict=True)]
+    return {
+        **inputs,
+        "decoder_input_ids": torch.stack([torch.randint(size, (length,), generator=one) for one in drawn]),
+        "self_conditioning_logits": torch.stack([4 * torch.randn(length, size, generator=one) for one in drawn]),
+        "decoder_attention_mask": torch.nn.functional.pad(mask, (0, length), value=1),
+    }
+
+
 def work(inputs: Mapping[str, torch.Tensor]) -> int:
     """The tokens of a batch without its padding, those that a decoder reads included."""
     masks = [value for name, value in inputs.items() if name in ("attention_mask", "decoder_attention_mask")]

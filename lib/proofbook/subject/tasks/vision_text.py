@@ -9,7 +9,7 @@ from proofbook.subject.image_processors import lookup
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.images import clip, photographs
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
-from proofbook.subject.tasks.tokens import forward_parameters, model_class_of, with_decoder_ids
+from proofbook.subject.tasks.tokens import forward_parameters, model_class_of, with_canvas, with_decoder_ids
 from proofbook.subject.tasks.vision import Answer, best_boxes, best_labels, pictures, sizes
 
 if TYPE_CHECKING:
@@ -105,11 +105,13 @@ class ImageToText(Task):
         prompts = [dialogue(subject, row) for row in rows]
         pad_before(subject)
         inputs = processed(subject, images=[list(row.images) for row in rows], text=prompts)
-        return Encoded(with_decoder_ids(subject, inputs), len(rows))
+        return Encoded(with_canvas(subject, with_decoder_ids(subject, inputs)), len(rows))
 
     def answer(self, subject: Subject, model: "PreTrainedModel", rows: Sequence[Row], encoded: Encoded) -> list[str]:
-        given = {name: one for name, one in encoded.inputs.items() if name != "decoder_input_ids"}
-        written = model.generate(**given, max_new_tokens=_NEW_TOKENS, do_sample=False)
+        written_into = ("decoder_", "self_conditioning_")
+        given = {name: one for name, one in encoded.inputs.items() if not name.startswith(written_into)}
+        made = model.generate(**given, max_new_tokens=_NEW_TOKENS, do_sample=False)
+        written = getattr(made, "sequences", made)
         prompt = encoded.inputs.get("input_ids")  # some models read it off the picture
         answers = written if prompt is None else without_prompt(written, prompt)
         return list(part_of(subject.processor, "tokenizer").batch_decode(answers, skip_special_tokens=True))
