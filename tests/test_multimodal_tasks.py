@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers import CONFIG_MAPPING
 
 from chains import chain
 from proofbook.catalog import Category, load_catalog
 from proofbook.subject.checkpoint import load_processor
 from proofbook.subject.samples.images import clip
+from proofbook.subject.tasks.task import Subject
+from proofbook.subject.tasks.tokens import with_canvas
 from proofbook.subject.video_processors import StandIn
 from proofbook.verdict import Blocked
 
