@@ -177,7 +177,7 @@ def _is_unstructured(start: Tensor) -> bool:
     return bool(start.mean().abs() <= spread + 1e-12)
 
 
-_MATRIX = re.compile(r".*(weight|proj|kernel|experts|original1|^w\d?$|_w\d?$|matrix).*")
+_MATRIX = re.compile(r".*(weight|proj|kernel|experts|original1|^w\d?$|_w\d?$|^(hc_)?fn$|matrix).*")
 
 
 def _is_matrix(place: _Place) -> bool:
