@@ -185,3 +185,14 @@ def test_branches_without_a_norm_are_a_fraction_of_their_trunk() -> None:
     draw_parameters(model, 0)
     branch, trunk = (float(model.get_parameter(name).detach().std()) for name in ("0.conv.weight", "1.weight"))
     assert branch / trunk == pytest.approx(0.5, rel=0.05)
+
+
+def test_what_mixes_the_streams_of_hyper_connections_sums_to_about_one() -> None:
+    class HyperConnection(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fn = nn.Parameter(torch.zeros(24, 256))
+
+    model = HyperConnection()
+    draw_parameters(model, 0)
+    assert 0.5 < float((torch.randn(500, 256) @ model.fn.T).std()) < 3
