@@ -195,4 +195,4 @@ def test_what_mixes_the_streams_of_hyper_connections_sums_to_about_one() -> None
 
     model = HyperConnection()
     draw_parameters(model, 0)
-    assert 0.5 < float((torch.randn(500, 256) @ model.fn.T).std()) < 3
+    assert 0.5 < float((torch.randn(500, 256) @ model.fn.detach().T).std()) < 3
