@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from statistics import mean
 from typing import TextIO
 
 from rich.console import Console
 
-from proofbook.batch.history import History
+from proofbook.batch.history import History, Need
 from proofbook.batch.ledger import Ledger, is_readable, read_ledger
 from proofbook.batch.machine import available_bytes, cores, units
 from proofbook.batch.plan import Plan, PlannedCase
@@ -25,6 +26,13 @@ from proofbook.verdict import Verdict
 
 class BadFolder(ValueError):
     """A run's folder that can't be used; the message says why and what to do."""
+
+
+class Executor(StrEnum):
+    """What executes cases: threads of this process, or tasks of Ray."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class Interrupted(Exception):
@@ -92,6 +100,7 @@ def execute_run(
     keys: Keys | None = None,
     per_device: int = 1,
     stream: TextIO | None = None,
+    executor: Executor = Executor.LOCAL,
 ) -> Ledger:
     """Execute what a run still lacks, write its ledger and close it.
 
@@ -106,24 +115,30 @@ def execute_run(
         keys: what the outcome of each case depends on, to be kept with it.
         per_device: how many cases may share a GPU.
         stream: where events are printed as lines of JSON, beside the file of them in the run's folder.
+        executor: what executes the cases.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
         LedgerOpen: the ledger does not close.
         MachineryFailed: a case's notebook can't be written.
     """
+    from proofbook.batch import local, on_ray
     from proofbook.batch.journal import Journal
-    from proofbook.batch.local import execute
     from proofbook.batch.progress import Progress
     from proofbook.batch.state import State
 
     cases = unfinished(plan, folder)
-    schedule = _schedule(cases, load_catalog(notebooks.parent / "params"), history or History(), jobs, per_device)
+    needs = _needs(cases, load_catalog(notebooks.parent / "params"), history or History())
+    if executor is Executor.RAY:
+        happening = on_ray.execute(plan, folder, notebooks, needs, jobs=jobs, per_device=per_device, warm=warm)
+    else:
+        schedule = _schedule(needs, jobs, per_device)
+        happening = local.execute(plan, folder, notebooks, schedule, keys=keys, warm=warm)
     state = State(plan.run, Counter(case.category for case in plan.cases))
     with Journal(folder, plan, stream) as journal, _interruptible_once():
         try:
             with (
-                closing(execute(plan, folder, notebooks, schedule, keys=keys, warm=warm)) as events,
+                closing(happening) as events,
                 Progress(console, state) as progress,
             ):
                 progress.show(journal.started(cases, jobs, _expected(cases, history), warm=warm))
@@ -148,8 +163,11 @@ def _expected(cases: Sequence[PlannedCase], history: History | None) -> dict[Cat
     return {category: round(mean(each), 3) for category, each in seconds.items()}
 
 
-def _schedule(cases: Sequence[PlannedCase], catalog: Catalog, history: History, jobs: int, per_device: int) -> Schedule:
-    needs = [(case, history.need(case, catalog.target(case.target))) for case in cases]
+def _needs(cases: Sequence[PlannedCase], catalog: Catalog, history: History) -> list[tuple[PlannedCase, Need]]:
+    return [(case, history.need(case, catalog.target(case.target))) for case in cases]
+
+
+def _schedule(needs: Sequence[tuple[PlannedCase, Need]], jobs: int, per_device: int) -> Schedule:
     devices = units(need.device for _, need in needs if need.device)
     return Schedule(needs, Room(jobs, cores(), available_bytes, devices, per_device))
 

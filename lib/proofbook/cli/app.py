@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from proofbook.batch.run import Executor
 from proofbook.batch.variants import Extent
 from proofbook.catalog import Category, Timings, Weights
 from proofbook.cli.caching import commands as caching
@@ -102,6 +103,9 @@ def run(
     resume: Annotated[
         str | None, typer.Option(help="Run to continue (path, name or latest): its cases without a notebook.")
     ] = None,
+    executor: Annotated[
+        Executor, typer.Option(help="What executes cases: this machine, or Ray, on the cluster of `ray start` if any.")
+    ] = Executor.LOCAL,
     cold: Annotated[
         bool,
         typer.Option("--cold", help="Start each kernel anew, rather than fork it from one that has imported torch."),
@@ -134,7 +138,7 @@ def run(
         shard=shard,
         out=out,
     )
-    manner = Manner(jobs, per_device, report, cold, json)
+    manner = Manner(jobs, per_device, report, cold, json, executor)
     if resume is not None and changed:
         raise typer.BadParameter("--resume continues a run as it was planned: --changed is for a new one")
     code = start_run(selection, manner, changed) if resume is None else continue_run(resume, selection, manner)

@@ -4,6 +4,7 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from proofbook.batch.parents import unavailable
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
 from proofbook.batch.reuse import Keys
-from proofbook.batch.run import Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
+from proofbook.batch.run import Executor, Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
 from proofbook.batch.scratch import sweep
 from proofbook.batch.shards import parse_shard, shard_of
 from proofbook.batch.variants import Extent, variants_for
@@ -61,6 +62,7 @@ class Manner:
     cold: bool
     # whether events are printed as lines of JSON, and all that is for people goes to the standard error stream
     json: bool = False
+    executor: Executor = Executor.LOCAL
 
     @property
     def out(self) -> Console:
@@ -145,6 +147,10 @@ def _bring_over(plan: Plan, folder: Path, workbook: Path, out: Console) -> None:
 
 
 def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Console) -> int:
+    if manner.executor is Executor.RAY and find_spec("ray") is None:
+        raise WrongUsage('--executor ray: Ray is not installed. `pip install "proofbook[ray]"`, on every node')
+    if manner.executor is Executor.RAY and plan.timings is Timings.ALONE:
+        raise WrongUsage("--timings alone: what other tasks of Ray do meanwhile can't be held. Use --executor local")
     sweep()
     jobs = manner.jobs or default_jobs()
     left = len(unfinished(plan, folder))
@@ -172,6 +178,7 @@ def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Cons
             keys=_keys(plan, workbook),
             per_device=manner.per_device,
             stream=sys.stdout if manner.json else None,
+            executor=manner.executor,
         )
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"

@@ -60,6 +60,9 @@ class Execution(Record):
     resident_mb: float | None = None
     # the hash of all that the outcome depends on; empty where that is not known
     key: str = ""
+    # the node of a cluster that executed it, and those that were lost while they did, before
+    node: str = ""
+    lost: str = ""
 
 
 class CaseRecord(Execution):
