@@ -150,8 +150,10 @@ def make_plan(
         if (not named or model.name in named) and (not categories or model.category in categories)
     }
     limit = time_limit or (catalog.suite(suite).time_limit if suite else DEFAULT_TIME_LIMIT)
+    # asked once a model, as it is read from what is installed
+    places = {name: environment or chosen_for(model.needs) for (name, _), model in selected.items()}
     cases = [
-        plan_case(model, catalog.target(target).name, own, seed, limit, folder, environment, variant, memory_limit)
+        plan_case(model, catalog.target(target).name, own, seed, limit, folder, places[name], variant, memory_limit)
         for target in dict.fromkeys(targets)
         for (name, own), model in selected.items()
         for variant in ("", *((variants or {}).get(name, ()) if own is Weights.TINY else ()))
