@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ KERNEL_NAME = "python3"
 PROVISIONER = "proofbook-warm"
 # how long a kernel may take to answer an interrupt before it is killed, in seconds
 GRACE = 5.0
+# how long it may take to write down where it is, in seconds
+REPORT = 1.0
 # the longest path of a socket, less the number that is added to it; macOS has the shortest
 SOCKET_PATH = 100
 # the signal on which a kernel writes down where it is; Windows has none
@@ -55,9 +58,16 @@ class Kernel:
         self._signal(signal.SIGINT)
 
     def report(self) -> None:
-        """Let the kernel write down where it is."""
-        if _REPORT:
-            self._signal(_REPORT, whole_group=False)
+        """Let the kernel write down where it is, and wait a moment, as a busy machine may run what follows first."""
+        if not _REPORT:
+            return
+        self._signal(_REPORT, whole_group=False)
+        seen, until = "", time.monotonic() + REPORT
+        while time.monotonic() < until and not self.died:
+            time.sleep(0.02)
+            before, seen = seen, _read(self.scratch / "interrupted")
+            if seen and seen == before:
+                return
 
     def kill(self) -> None:
         """End the kernel and every process that came from it. Twice does no harm."""
