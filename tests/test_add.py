@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from hub_server import Hub, serving
 from proofbook.catalog import Category, Model, Weights, load_catalog
 from proofbook.catalog.catalog import ParamsError
 from proofbook.catalog.writing import append_entry, entry_text
-from proofbook.cli import main
 from proofbook.paths import workbook_root
 from proofbook.subject.checkpoint import checkpoint_folder, load_model
 from proofbook.subject.entry import Source, derive_entry
@@ -59,17 +59,8 @@ def workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def add(
-    workbook: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["proofbook", "add", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return call
+def add(workbook: Path, proofbook: Callable[..., tuple[int, str]]) -> Callable[..., tuple[int, str]]:
+    return partial(proofbook, "add")
 
 
 def written(path: Path, config: object) -> Path:

@@ -22,7 +22,6 @@ from proofbook.batch.kernels import kernel_environment
 from proofbook.batch.ledger import CASES_FILE, read_ledger
 from proofbook.batch.machine import threads
 from proofbook.catalog import load_catalog
-from proofbook.cli import main
 from proofbook.paths import notebooks_dir
 from proofbook.verdict import Verdict
 from proofbook.workbook import scraps
@@ -39,20 +38,6 @@ def workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SYNTHETIC_NOTES", str(root))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # so that what a killed run leaves there can be told apart
     return root
-
-
-@pytest.fixture
-def proofbook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run the command line in this process; its exit status and all that it said."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["proofbook", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return call
 
 
 Call = Callable[..., tuple[int, str]]

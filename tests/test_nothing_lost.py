@@ -24,7 +24,6 @@ from proofbook.batch.ledger import CASES_FILE, read_ledger
 from proofbook.batch.lock import FolderInUse, is_locked, locked
 from proofbook.batch.parents import unavailable
 from proofbook.batch.scratch import sweep
-from proofbook.cli import main
 from proofbook.verdict import Verdict
 from synthetic_workbook import write_workbook
 
@@ -39,20 +38,6 @@ def workbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SYNTHETIC_NOTES", str(root))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return root
-
-
-@pytest.fixture
-def proofbook(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Run the command line in this process; its exit status and all that it said."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["proofbook", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
-    return call
 
 
 Call = Callable[..., tuple[int, str]]

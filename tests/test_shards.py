@@ -1,7 +1,7 @@
 """A run is divided among machines that do not know of each other, and joined again; nothing is lost or done twice."""
 
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,6 @@ from proofbook.batch.ledger import read_ledger
 from proofbook.batch.plan import BadPlan, Plan
 from proofbook.batch.shards import copy_cases, merged_plan, parse_shard, shard_of
 from proofbook.batch.status import read_status
-from proofbook.cli import main
 from proofbook.verdict import Verdict
 from report_run import plan, write_run
 from synthetic_workbook import write_workbook
@@ -97,28 +96,21 @@ def test_shares_of_different_runs_are_not_joined(tmp_path: Path) -> None:
 
 
 def test_shares_are_run_and_merged_by_the_command_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proofbook: Callable[..., tuple[int, str]]
 ) -> None:
     root = write_workbook(tmp_path / "workbook")
     monkeypatch.setenv("PROOFBOOK_ROOT", str(root))
     monkeypatch.setenv("SYNTHETIC_NOTES", str(root))
 
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["proofbook", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out + said.err
-
     def merged(out: Path) -> tuple[int, str]:
-        return call("merge", tmp_path / "s1", tmp_path / "s2", "--no-report", "--out", out)
+        return proofbook("merge", tmp_path / "s1", tmp_path / "s2", "--no-report", "--out", out)
 
     chosen = ("--model", "passes,fails", "--target", "cpu", "--no-report")
-    codes = [call("run", *chosen, "--shard", f"{one}/2", "--out", tmp_path / f"s{one}")[0] for one in (1, 2)]
+    codes = [proofbook("run", *chosen, "--shard", f"{one}/2", "--out", tmp_path / f"s{one}")[0] for one in (1, 2)]
     assert sorted(codes) == [0, 1]
     code, said = merged(tmp_path / "whole")
     assert (code, "ledger: 2 planned = 1 fail + 1 pass" in said) == (1, True), said
     assert read_status(tmp_path / "whole")[0].condition == "complete"
     shutil.rmtree(tmp_path / "s2" / "cases")
     assert merged(tmp_path / "again")[0] == 1
-    assert call("merge", tmp_path / "s1", "--out", tmp_path / "half")[0] == 2
+    assert proofbook("merge", tmp_path / "s1", "--out", tmp_path / "half")[0] == 2

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from proofbook.checks.compare import rms
 from proofbook.checks.truth import computing_in, reference_model
 from proofbook.runtimes.outputs import flatten
 
@@ -91,11 +92,6 @@ def agree(
 def ordinary(tensor: Tensor, tolerance: Mapping[str, float]) -> Tensor:
     """Which values are finite, and not those of masks: the lowest finite value of a dtype."""
     return tensor.isfinite() & (tensor.abs() < tolerance["mask"])
-
-
-def rms(values: Tensor) -> float:
-    """The root mean square; 0 where there is no value."""
-    return float(values.double().square().mean().sqrt()) if values.numel() else 0.0
 
 
 def norms(error: Tensor) -> tuple[float, float, float]:
