@@ -2,7 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,16 @@ def examine(check: Check, trial: "Trial") -> Finding:
     )
 
 
+@contextmanager
+def evidence(**values: Any) -> Iterator[None]:
+    """Keep what a reproduction needs to know with an exception that is raised in here."""
+    try:
+        yield
+    except Exception as error:
+        vars(error)["evidence"] = values
+        raise
+
+
 def raised(question: Question, error: Exception, seconds: float) -> Finding:
     """The finding that an exception amounts to: ``skip``, ``blocked`` or ``error``."""
     match error:
@@ -168,4 +179,5 @@ def raised(question: Question, error: Exception, seconds: float) -> Finding:
             return Finding(question, Verdict.BLOCKED, seconds, observed=error.name, detail=str(error))
     cause = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
-    return Finding(question, Verdict.ERROR, seconds, detail=cause, traceback=trace)
+    kept = vars(error).get("evidence", {})
+    return Finding(question, Verdict.ERROR, seconds, detail=cause, traceback=trace, evidence=kept)

@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
+from proofbook.catalog import Tolerance
+
 Plain = TypeVar("Plain", bound=Callable[..., None])
 
 _register: dict[str, Callable[..., None]] = {}
@@ -20,8 +24,9 @@ def reproduces(*checks: Callable[..., object]) -> Callable[[Plain], Plain]:
     - ``inputs``: the arguments of the forward call, floating ones in float32
     - ``dtype``: that of the target
     - ``tolerance``: a mapping of floats: ``multiple``, ``smallest``, ``largest``, ``eps``, ``mask``
-    - every other: what the check put into the ``evidence`` of its :class:`~proofbook.checks.registry.Observation`,
-      plain values and tensors
+    - every other: what the check put into the ``evidence`` of its :class:`~proofbook.checks.registry.Observation`, or
+      kept for the case that it raises (:func:`~proofbook.checks.registry.evidence`): plain values and tensors, feature
+      extractors and image processors, functions of ours
 
     It raises an ``AssertionError`` that says what was ``observed`` and what is ``allowed``, in these words.
     """
@@ -32,6 +37,18 @@ def reproduces(*checks: Callable[..., object]) -> Callable[[Plain], Plain]:
         return function
 
     return register
+
+
+def limits(tolerance: Tolerance) -> dict[str, float]:
+    """A tolerance as a reproduction takes it."""
+    info = torch.finfo(getattr(torch, tolerance.dtype))
+    return {
+        "multiple": tolerance.multiple,
+        "smallest": tolerance.smallest,
+        "largest": tolerance.largest,
+        "eps": info.eps,
+        "mask": info.max / 2,
+    }
 
 
 def reproduction_of(check: str) -> Callable[..., None] | None:

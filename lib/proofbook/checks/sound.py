@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proofbook.checks.compare import Comparison, compare, errors_between
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
-from proofbook.checks.reproduction import reproduces
+from proofbook.checks.reproduction import limits, reproduces
 from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
 from proofbook.checks.trial import Trial
 from proofbook.subject.processors import part_of
@@ -81,7 +81,27 @@ def padded_samples(trial: Trial) -> Observation:
         own, rest = together[row, ..., :end], together[row, ..., end:]
         comparisons.append(compare(f"samples, row {row}", own, alone, tolerance))
         comparisons.append(compare(f"padding, row {row}", rest, torch.full_like(rest, _filler(extractor)), tolerance))
-    return Observation.of(comparisons, f"1 in each of {len(clips)} rows")
+    given = [torch.from_numpy(recording.samples) for recording in recordings(extractor.sampling_rate)]
+    kept = {"extractor": extractor, "sounds": given, "tolerance": limits(tolerance)}
+    return replace(Observation.of(comparisons, f"1 in each of {len(clips)} rows"), evidence=kept)
+
+
+@reproduces(padded_samples)
+def padding_lies_behind_the_samples(extractor: Any, sounds: list[Tensor], tolerance: Mapping[str, float]) -> None:
+    """Recordings of unlike lengths, padded by the extractor, are what each is alone, and then its padding value."""
+
+    def made(several: list[Any]) -> Tensor:
+        given = extractor(several, sampling_rate=extractor.sampling_rate, padding=True, return_tensors="pt")
+        return torch.as_tensor(given["input_values"])
+
+    clips = [one.numpy() for one in sounds]
+    together = made(clips)
+    for row, samples in enumerate(clips):
+        alone = made([samples])[0]
+        own, rest = together[row, ..., : alone.shape[-1]], together[row, ..., alone.shape[-1] :]
+        agree({f"samples of row {row}": own}, {f"samples of row {row}": alone}, tolerance)
+        padding = torch.full_like(rest, extractor.padding_value)
+        agree({f"padding of row {row}": rest}, {f"padding of row {row}": padding}, tolerance)
 
 
 @check

@@ -15,11 +15,11 @@ from torch import nn
 from proofbook.catalog import Weights
 from proofbook.checks.plain import call
 from proofbook.checks.registry import Finding
-from proofbook.checks.reproduction import reproduction_of
+from proofbook.checks.reproduction import limits, reproduction_of
 from proofbook.checks.trial import Trial
 from proofbook.reproduce.bundle import NotPlain
 from proofbook.reproduce.host import Host
-from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, write_script
+from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, calls_the_model, write_script
 from proofbook.reproduce.values import NotWritable
 from proofbook.subject.draw import model_class
 from proofbook.subject.shrink import tiny_config
@@ -119,7 +119,7 @@ def _attempts(finding: Finding, subject: Subject) -> Iterator[_Attempt]:
     own = reproduction_of(finding.check.name)
     if own is not None:
         yield _Attempt(own, finding.evidence, exact=False)
-        if subject.weights is not None and not finding.traceback:
+        if subject.weights is not None:
             yield _Attempt(own, finding.evidence, exact=True)
 
 
@@ -136,9 +136,10 @@ def _tried(
     host: Host, subject: Subject, finding: Finding, attempt: _Attempt, about: str, name: str
 ) -> Reproduction | str:
     """A script that was seen to fail as the finding says; else the reason why it is none."""
-    if attempt.exact and (size := _size(subject)) > LARGEST_FILE:
-        return f"its weights would be a file of {size / 1e6:.0f} MB"
     question = attempt.question
+    weighs = calls_the_model(question)
+    if attempt.exact and weighs and (size := _size(subject)) > LARGEST_FILE:
+        return f"its weights would be a file of {size / 1e6:.0f} MB"
     asked = f"{about}\n\nAsked: {(question.__doc__ or '').partition(chr(10))[0]}"
     try:
         script = write_script(subject, question, attempt.evidence, asked, name, attempt.exact)
@@ -153,6 +154,7 @@ def _tried(
     if not _shows(said, finding):
         return f"by itself the script {f'ended with {said}' if said else 'did not fail'}"
     weights = f"weights in {name}.safetensors" if attempt.exact else "weights drawn by the script"
+    weights = weights if weighs else "none: it is about the processor alone"
     return Reproduction(finding.check.name, script, said, weights)
 
 
@@ -167,21 +169,9 @@ def _subject(trial: Trial) -> Subject:
         module=encoded.module if encoded else "",
         dtype=trial.target.dtype,
         device=trial.session.device.type if loaded is not None else "cpu",
-        tolerance=_tolerance(trial),
+        tolerance=limits(trial.tolerance),
         seed=trial.seed,
     )
-
-
-def _tolerance(trial: Trial) -> dict[str, float]:
-    info = torch.finfo(getattr(torch, trial.target.dtype))
-    chosen = trial.tolerance
-    return {
-        "multiple": chosen.multiple,
-        "smallest": chosen.smallest,
-        "largest": chosen.largest,
-        "eps": info.eps,
-        "mask": info.max / 2,
-    }
 
 
 def _size(subject: Subject) -> int:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -77,27 +78,33 @@ def write_script(
     values = {"inputs": dict(subject.inputs), "tolerance": dict(subject.tolerance), **evidence}
     parameters = inspect.signature(question).parameters
     given = {each: writer.source(values[each], each) for each in parameters if each not in known}
-    bundle = bundled([question])
-    for thing in (subject.kind, type(subject.config)):
-        bundle.imports.add(_import(thing))
-    bundle.imports |= {"import json", "import torch"}
-    weights = _weights(subject, exact)
-    tensors = {**writer.tensors, **(_flat(subject.weights or {}) if exact else {})}
+    bundle = bundled([question, *(one for one in writer.named if isinstance(one, FunctionType))])
+    bundle.imports |= {"import torch", *(_import(one) for one in writer.named if isinstance(one, type))}
+    tensors = dict(writer.tensors)
+    calls = calls_the_model(question)
+    if calls:
+        bundle.imports |= {"import json", _import(subject.kind), _import(type(subject.config))}
+        tensors |= _flat(subject.weights or {}) if exact else {}
+        if subject.dtype != "float32":
+            bundle.imports.add("import tempfile")
     if tensors:
         bundle.imports |= {"from pathlib import Path", "from safetensors.torch import load_file"}
-    if subject.dtype != "float32":
-        bundle.imports.add("import tempfile")
     arguments = ", ".join(f"{each}={known.get(each, each)}" for each in parameters)
     parts = [
         f'"""{_docstring(about, name)}\n"""',
         f"{_sorted(bundle.imports)}\n\n\n{bundle.definitions}\n",
-        f'CONFIG = json.loads(r"""{_json(subject.config)}""")',
+        f'CONFIG = json.loads(r"""{_json(subject.config)}""")' if calls else "",
         *(['TENSORS = load_file(Path(__file__).with_suffix(".safetensors"))'] if tensors else []),
-        weights,
+        _weights(subject, exact) if calls else f"torch.manual_seed({subject.seed})",
         "\n".join(f"{each} = {source}" for each, source in given.items()),
         f"{question.__name__}({arguments})",
     ]
     return Script("\n\n".join(part for part in parts if part) + "\n", tensors)
+
+
+def calls_the_model(question: Callable[..., None]) -> bool:
+    """Whether a question is about the model, and not about its processor alone."""
+    return bool({"model", "whole"} & inspect.signature(question).parameters.keys())
 
 
 def _docstring(about: str, name: str) -> str:

@@ -1,15 +1,23 @@
-"""Inputs as Python source: short tensors as lists, long ones by a seed, or from a file of tensors beside the script."""
+"""Inputs as Python source: short tensors as lists, long ones by a seed, or from a file of tensors beside the script;
+processors by their settings, functions of ours by their name."""
 
+import json
+import re
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+from transformers.image_processing_base import ImageProcessingMixin
 
 # the most numbers of a tensor that stand in a script
 INLINE = 2048
 # the same for floating numbers, which are longer and say less
 INLINE_FLOATS = 64
+# the name of an argument at the end of a key, with its places in lists
+_OWN_NAME = re.compile(r"[^.]+(?:\.\d+)*$")
 
 
 class NotWritable(TypeError):
@@ -28,6 +36,9 @@ class Writer:
         self.exact = exact
         # what a file beside the script must hold, by key
         self.tensors: dict[str, Tensor] = {}
+        # what the expressions name: classes of processors and functions
+        self.named: list[Any] = []
+        self._drawn: set[str] = set()
 
     def source(self, value: Any, key: str) -> str:
         """An expression for a value. Raises :class:`NotWritable`."""
@@ -47,6 +58,13 @@ class Writer:
                 return f"[{joined}]" if isinstance(value, list) else f"({joined}{',' * (len(parts) == 1)})"
             case torch.dtype():
                 return str(value)
+            case FeatureExtractionMixin() | ImageProcessingMixin():
+                self.named.append(type(value))
+                settings = json.loads(value.to_json_string())
+                return f"{type(value).__name__}.from_dict({self.source(settings, key)})"
+            case FunctionType():
+                self.named.append(value)
+                return value.__name__
         raise NotWritable(f"{key} is a {type(value).__name__}")
 
     def _tensor(self, value: Tensor, key: str) -> str:
@@ -65,6 +83,10 @@ class Writer:
             return f"torch.tensor({value.tolist()!r}{kind})"
         if self.exact or not value.is_floating_point():
             return self._kept(value, key)
+        name = _OWN_NAME.findall(key)[-1]
+        if name in self._drawn:
+            raise NotWritable(f"{key} is a part of more than one batch, to be drawn once for all of them,")
+        self._drawn.add(name)
         mean, spread = float(value.double().mean()), float(value.double().std())
         return f"({mean:.4g} + {spread:.4g} * torch.randn{shape}){'' if not kind else f'.to({dtype})'}"
 
