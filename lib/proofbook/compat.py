@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from transformers import cache_utils, modeling_utils
 from transformers.models.auto import image_processing_auto
@@ -141,8 +142,12 @@ def _lacks_defaults(kind: Any) -> bool:
 
 
 def usual_of(kind: Any) -> Any:
-    """What a configuration class makes of no arguments; one without fields where 4 can't make it without its parts."""
-    return PreTrainedConfig() if _lacks_defaults(kind) else kind()
+    """What a configuration class makes of no arguments; one without fields where 4 can't make it without its parts,
+    or where the class refuses its own defaults."""
+    try:
+        return PreTrainedConfig() if _lacks_defaults(kind) else kind()
+    except StrictDataclassError:
+        return PreTrainedConfig()
 
 
 def as_argument(part: Any) -> Any:

@@ -7,7 +7,7 @@ counted from the tokens themselves.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -273,6 +273,8 @@ class _Text:
         trial = self.trial
         members = self.stream.members(self.rows[0])
         for name, value in self.rows[0].items():
+            if is_dataclass(value):
+                raise NotApplicable(f"{name} holds tensors of its own, which no batch of several lengths holds")
             sizes = {row[name].shape[1:] for row in self.rows if isinstance(row[name], Tensor)}
             if isinstance(value, Tensor) and name not in members and len(sizes) > 1:
                 raise NotApplicable(f"{name} of each row alone has a size of its own, and no batch holds them")

@@ -33,6 +33,7 @@ class Truth:
 
 
 _DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.rand, torch.randn_like, torch.rand_like)
+_FILLS: tuple[Callable[..., Any], ...] = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 class Float64(TorchFunctionMode):
@@ -73,6 +74,8 @@ class Float64(TorchFunctionMode):
         if func in _DRAWS:
             own = "dtype" in raised or func in (torch.randn_like, torch.rand_like)
             return func(*args, **{**raised, "dtype": self._drawn if own else torch.float32}).double()
+        if func in _FILLS:
+            return args[0].copy_(func(args[0].to(self._drawn), *args[1:], **raised))
         return func(*raised_args, **raised)
 
 

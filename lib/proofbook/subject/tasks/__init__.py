@@ -8,7 +8,10 @@ from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 
 __all__ = ["Encoded", "Row", "Subject", "Task", "task_named", "tasks"]
 
-_MODULES = ("text", "generation", "laid_out", "vision", "vision_text", "audio", "multimodal", "pipelines", "generic")
+_MODULES = (
+    *("text", "generation", "laid_out", "vision", "vision_text", "audio", "multimodal", "pipelines", "folding"),
+    "generic",
+)
 
 
 @cache
