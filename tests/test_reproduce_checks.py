@@ -25,9 +25,9 @@ DECODES = ("causal", "cache-token-by-token", "cache-in-chunks", "embeddings-for-
 
 def run_script(case: Case, name: str, folder: Path) -> bool:
     """Run the script of a check with the very weights; whether the check itself passes."""
-    question = reproduction_of(name)
-    assert question is not None
     seen = CHECKS[name].function(case)
+    question = reproduction_of(name, seen.evidence)
+    assert question is not None
     script = write_script(_subject(case), question, seen.evidence, "about", name, exact=True)
     assert "from proofbook" not in script.text
     save_file(dict(script.tensors), folder / f"{name}.safetensors")

@@ -11,7 +11,7 @@ from transformers import GenerationMixin
 
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, rounding
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import CODES
 from proofbook.checks.trial import Trial
@@ -67,7 +67,8 @@ def optional_inputs(trial: Trial) -> Observation:
     usual = trial.run(inputs)
     comparisons = []
     for way, changed in ways.items():
-        found = trial.run(changed)
+        with evidence(inputs=changed):
+            found = trial.run(changed)
         # a mask that some hand on to their callers, or the lengths that it tells, are there if one was given
         expected = {
             name: one for name, one in usual.items() if name in found or not name.endswith(("_mask", "_lengths"))
@@ -135,7 +136,9 @@ def embeddings_for_ids(trial: Trial) -> Observation:
         others = {name: value for name, value in inputs.items() if name != ids}
         embedded = _embedded(trial, ids, inputs)
         try:
-            found = trial.run({**others, embeds: embedded})
+            given = {**others, embeds: embedded}
+            with evidence(inputs=given):
+                found = trial.run(given)
         except (TypeError, ValueError, NotImplementedError) as error:
             if embeds in str(error) or ids in str(error):  # the library itself says what it does not support
                 raise NotApplicable(str(error)) from error

@@ -162,7 +162,10 @@ def examine(check: Check, trial: "Trial") -> Finding:
 
 @contextmanager
 def evidence(**values: Any) -> Iterator[None]:
-    """Keep what a reproduction needs to know with an exception that is raised in here."""
+    """Keep what a reproduction needs to know with an exception that is raised in here.
+
+    Where it is one forward call that raises, ``inputs`` and ``dtype`` say which, unless it is that of the batch.
+    """
     try:
         yield
     except Exception as error:

@@ -1,7 +1,8 @@
 """What a check declares so that its failures become small scripts: its question once more, in plain torch."""
 
-from collections.abc import Callable
-from typing import TypeVar
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 
@@ -9,7 +10,9 @@ from proofbook.catalog import Tolerance
 
 Plain = TypeVar("Plain", bound=Callable[..., None])
 
-_register: dict[str, Callable[..., None]] = {}
+_register: dict[str, list[Callable[..., None]]] = {}
+# what every question may ask for; evidence of the same name stands in its place
+GIVEN = ("model", "whole", "inputs", "dtype", "tolerance")
 
 
 def reproduces(*checks: Callable[..., object]) -> Callable[[Plain], Plain]:
@@ -26,14 +29,17 @@ def reproduces(*checks: Callable[..., object]) -> Callable[[Plain], Plain]:
     - ``tolerance``: a mapping of floats: ``multiple``, ``smallest``, ``largest``, ``eps``, ``mask``
     - every other: what the check put into the ``evidence`` of its :class:`~proofbook.checks.registry.Observation`, or
       kept for the case that it raises (:func:`~proofbook.checks.registry.evidence`): plain values and tensors, feature
-      extractors and image processors, functions of ours
+      extractors and image processors, functions of ours. Evidence named ``inputs``, ``dtype`` or ``tolerance`` stands
+      in the place of those
+
+    A check that fails in several ways may have a question for each: the first counts for which there is evidence.
 
     It raises an ``AssertionError`` that says what was ``observed`` and what is ``allowed``, in these words.
     """
 
     def register(function: Plain) -> Plain:
         for check in checks:
-            _register[check.__name__.replace("_", "-")] = function
+            _register.setdefault(check.__name__.replace("_", "-"), []).append(function)
         return function
 
     return register
@@ -51,6 +57,13 @@ def limits(tolerance: Tolerance) -> dict[str, float]:
     }
 
 
-def reproduction_of(check: str) -> Callable[..., None] | None:
-    """The function that reproduces a check, by the check's name; None where it has none."""
-    return _register.get(check)
+def reproduction_of(check: str, evidence: Mapping[str, Any] | None = None) -> Callable[..., None] | None:
+    """The function that reproduces a check, by the check's name; None where it has none.
+
+    Args:
+        evidence: of several functions, the first counts that needs nothing else; else the first.
+    """
+    questions = _register.get(check, [])
+    known = {*GIVEN, *(evidence or {})}
+    suited = (each for each in questions if known.issuperset(inspect.signature(each).parameters))
+    return next(suited, questions[0] if questions else None)

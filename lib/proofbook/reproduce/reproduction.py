@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from proofbook.catalog import Weights
-from proofbook.checks.plain import call
+from proofbook.checks.plain import placed
 from proofbook.checks.registry import Finding
 from proofbook.checks.reproduction import limits, reproduction_of
 from proofbook.checks.trial import Trial
@@ -115,8 +115,8 @@ def _attempts(finding: Finding, subject: Subject) -> Iterator[_Attempt]:
     """The ways to ask again, the simplest first: after an exception to build or call the model, then as the check
     declares; with weights drawn by the script, then with the very ones."""
     if finding.traceback:
-        yield _Attempt(build if subject.weights is None else forward, {}, exact=False)
-    own = reproduction_of(finding.check.name)
+        yield _Attempt(build if subject.weights is None else forward, finding.evidence, exact=False)
+    own = reproduction_of(finding.check.name, finding.evidence)
     if own is not None:
         yield _Attempt(own, finding.evidence, exact=False)
         if subject.weights is not None:
@@ -125,7 +125,9 @@ def _attempts(finding: Finding, subject: Subject) -> Iterator[_Attempt]:
 
 def forward(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
     """One forward call."""
-    call(model, inputs, dtype)
+    torch.manual_seed(0)  # for models that draw noise
+    with torch.no_grad():
+        model(**placed(model, inputs, dtype))
 
 
 def build(whole: nn.Module) -> None:
@@ -181,7 +183,8 @@ def _size(subject: Subject) -> int:
 def _about(trial: Trial, finding: Finding) -> str:
     verdict = "raises" if finding.traceback else "fails"
     figures = ", ".join(f"{word} {value}" for word in ("observed", "allowed") if (value := getattr(finding, word)))
-    place = f"{trial.spec.model_class} on {trial.target.device} in {trial.target.dtype}"
+    dtype = str(finding.evidence.get("dtype", trial.target.dtype)).removeprefix("torch.")
+    place = f"{trial.spec.model_class} on {trial.target.device} in {dtype}"
     return "\n".join(filter(None, [f"{place}: {finding.check.name} {verdict}.", "", figures, finding.detail[:500]]))
 
 

@@ -7,7 +7,7 @@ import platform
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from types import FunctionType
 from typing import Any
@@ -60,7 +60,7 @@ def write_script(
 
     Args:
         question: what a check declared (:func:`~proofbook.checks.reproduction.reproduces`).
-        evidence: values for its parameters, by their names.
+        evidence: values for its parameters, by their names; those of the subject give way to it.
         about: what the script shows, for its docstring.
         name: that of its file, without ``.py``.
         exact: with the very weights and long inputs, from a file; otherwise drawn anew from the seed.
@@ -70,6 +70,8 @@ def write_script(
         LookupError: the question asks for a value that the check did not give.
     """
     writer = Writer(exact)
+    if "dtype" in evidence:
+        subject = replace(subject, dtype=str(evidence["dtype"]).removeprefix("torch."))
     known = {
         "model": f"model.get_submodule({subject.module!r})" if subject.module else "model",
         "whole": "model",
