@@ -1,5 +1,6 @@
 """A failing case becomes a script that fails by itself, without proofbook; one that does not fail is not offered."""
 
+import json
 import runpy
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BambaConfig
 
 from proofbook.batch.plan import plan_case
 from proofbook.catalog import Weights
@@ -19,7 +21,7 @@ from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.reproduce.bundle import Bundle, NotPlain
 from proofbook.reproduce.host import Host
 from proofbook.reproduce.reproduction import _execute, _shows, _subject
-from proofbook.reproduce.script import write_script
+from proofbook.reproduce.script import _json, write_script
 from proofbook.reproduce.values import NotWritable, Writer
 from proofbook.verdict import Verdict
 from proofbook.workbook.case import Case
@@ -179,6 +181,12 @@ def test_tensors_are_read_as_they_were(dtype: torch.dtype, shape: list[int], con
     source = writer.source(value, "value")
     read = eval(source, {"torch": torch, "TENSORS": writer.tensors})
     assert read.dtype == value.dtype and read.shape == value.shape and torch.equal(read, value)
+
+
+def test_a_configuration_with_an_infinite_number_is_read_as_it_was() -> None:
+    config = BambaConfig(time_step_limit=(0.5, float("inf")), num_hidden_layers=2)
+    again = BambaConfig.from_dict(json.loads(_json(config)))
+    assert tuple(again.time_step_limit) == (0.5, float("inf"))
 
 
 def test_what_no_script_can_hold_is_refused() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from proofbook.batch.events import ADAPTER, VERSION, AnyEvent, read_events
 from proofbook.batch.state import State
-from proofbook.batch.view import overview
+from proofbook.batch.view import explanation, overview
 from proofbook.catalog import Category
 from proofbook.verdict import Verdict
 from synthetic_workbook import write_workbook
@@ -21,8 +21,8 @@ def event(kind: str, elapsed: float, **fields: object) -> AnyEvent:
     return ADAPTER.validate_python({"event": kind, "run": "r", "elapsed": elapsed, **fields})
 
 
-def finished(case: str, elapsed: float, verdict: str) -> AnyEvent:
-    fields = {"category": "vision", "target": "cpu", "reason": "", "seconds": 4, "notebook": "", "rerun": ""}
+def finished(case: str, elapsed: float, verdict: str, reason: str = "") -> AnyEvent:
+    fields = {"category": "vision", "target": "cpu", "reason": reason, "seconds": 4, "notebook": "", "rerun": ""}
     return event("case-finished", elapsed, case=case, verdict=verdict, **fields)
 
 
@@ -49,6 +49,11 @@ def test_a_table_shows_categories_verdicts_and_what_runs(state: State) -> None:
     assert "2 of 5 cases · 1 running, of 2 at a time · 0:00:06 gone · about 0:00:04 left" in shown
     assert "2/5 1 fail" in shown
     assert "b  4 s of at most 9 s" in shown
+
+
+def test_an_explanation_is_no_page_of_numbers() -> None:
+    said = explanation(finished("a", 5, "fail", "no such tensor: " + "0.1,\n " * 1000), 3).plain  # type: ignore[arg-type]
+    assert said.startswith("\n   no such tensor: 0.1, 0.1") and said.endswith("…") and len(said) < 700
 
 
 def test_lines_that_are_damaged_are_left_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import timedelta
+from textwrap import shorten
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -15,6 +16,8 @@ from proofbook.verdict import Verdict
 
 # running cases shown, at most, and the width of a bar
 RUNNING_SHOWN, BAR = 5, 24
+# characters of why a case has its verdict, at most
+SAID = 600
 STYLES = {
     Verdict.PASS: "green",
     Verdict.SKIP: "bright_black",
@@ -54,8 +57,11 @@ def outcome(finished: CaseFinished) -> Text:
 
 
 def explanation(finished: CaseFinished, indent: int) -> Text:
-    """Why a case has its verdict, to be read below its line; empty where there is nothing to say."""
-    said = finished.reason if finished.verdict is not Verdict.PASS else ""
+    """Why a case has its verdict, to be read below its line; empty where there is nothing to say.
+
+    The notebook has all of it: the message of an exception may be a page of numbers.
+    """
+    said = shorten(finished.reason, SAID, placeholder=" …") if finished.verdict is not Verdict.PASS else ""
     return Text(f"\n{' ' * indent}{said}" if said else "", style="dim")
 
 

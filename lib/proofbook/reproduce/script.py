@@ -118,12 +118,22 @@ def _docstring(about: str, name: str) -> str:
 
 def _json(config: Any) -> str:
     """The configuration: where it differs from the defaults of its class, if that says all."""
-    short, whole = (_without_origin(json.loads(config.to_json_string(use_diff=diff))) for diff in (True, False))
+    short, whole = _said(config, use_diff=True), _said(config, use_diff=False)
     try:
-        again = type(config).from_dict(copy.deepcopy(short)).to_json_string(use_diff=False)
+        again = type(config).from_dict(copy.deepcopy(short))
     except Exception:  # each class refuses in its own way what is not all of it
         return json.dumps(whole, indent=1)
-    return json.dumps(short if _without_origin(json.loads(again)) == whole else whole, indent=1)
+    return json.dumps(short if _said(again, use_diff=False) == whole else whole, indent=1)
+
+
+def _said(config: Any, use_diff: bool) -> dict[str, Any]:
+    """What a configuration's file says, as ``from_dict`` takes it."""
+    return _without_origin(json.loads(config.to_json_string(use_diff=use_diff), object_hook=_number))
+
+
+def _number(part: dict[str, Any]) -> Any:
+    """The library writes an infinite number as a mapping, which only its own reading of files takes back."""
+    return float(part["__float__"]) if part.keys() == {"__float__"} else part
 
 
 def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
