@@ -1,22 +1,23 @@
 """Does a decoder with a cache give what it gives without one?"""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+from torch import Tensor, nn
+from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import Cache
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder
-from proofbook.checks.plain import agree, call, placed, rounding
+from proofbook.checks.plain import agree, call, rounding
+from proofbook.checks.plain_decoding import empty_cache, read_in_parts, read_part
 from proofbook.checks.quantised import Watched, quantised_caches
 from proofbook.checks.registry import NotApplicable, Observation, check
-from proofbook.checks.reproduction import reproduces
-from proofbook.checks.streams import rows_of
+from proofbook.checks.reproduction import evident, reproduces
+from proofbook.checks.streams import along, rows_of
 from proofbook.checks.trial import Trial
 from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -28,13 +29,13 @@ SINGLE = 2
 def cache_token_by_token(trial: Trial) -> Observation:
     """Read one by one with the cache that the class makes, with and without a mask, tokens score as read at once."""
     decoder = _cached(trial)
-    comparisons = _compared(trial, decoder, [decoder.begin, *[1] * decoder.length], masked=True)
-    few = max(decoder.begin, decoder.length - SINGLE)
-    comparisons += _compared(trial, decoder, [few, *[1] * SINGLE], masked=False, note=", no mask")
+    every = [decoder.begin, *[1] * decoder.length]
+    few = [max(decoder.begin, decoder.length - SINGLE), *[1] * SINGLE]
+    comparisons = _compared(trial, decoder, every, masked=True)
+    comparisons += _compared(trial, decoder, few, masked=False, note=", no mask")
     seen = Observation.of(comparisons, f"1 at each of {decoder.length} tokens")
     masked = comparisons[0].passed == seen.passed
-    first = decoder.begin if masked else few
-    return replace(seen, evidence=_evidence(decoder, [first, *[1] * (decoder.length - first)], masked))
+    return replace(seen, evidence=_evidence(decoder, every if masked else few, masked))
 
 
 @check
@@ -46,7 +47,7 @@ def cache_in_chunks(trial: Trial) -> Observation:
         raise NotApplicable("too few tokens behind the prompt's picture or sound")
     sizes = [decoder.begin + rest // 4, 2, 1, max(2, rest // 3), decoder.length]
     seen = Observation.of(_compared(trial, decoder, sizes), "1 at each token")
-    return replace(seen, evidence=_evidence(decoder, sizes, decoder.has_text_alone))
+    return replace(seen, evidence=_evidence(decoder, sizes))
 
 
 @reproduces(cache_token_by_token, cache_in_chunks)
@@ -57,31 +58,13 @@ def parts_score_as_the_whole(
     tolerance: Mapping[str, float],
     prompt: Mapping[str, Any],
     sizes: list[int],
-    cache: str,
-    streamed: list[str],
-    again: list[str],
-    masks: Mapping[str, list[bool]],
-    switch: list[str],
+    reading: Mapping[str, Any],
 ) -> None:
     """A prompt read in parts, each behind the cache of those before, scores as read at once."""
-    whole = {**prompt, **dict.fromkeys(switch, False)}
-    expected, noise = call(model, whole, dtype)["logits"], rounding(model, whole, dtype)
-    parts, start, kept = list[torch.Tensor](), 0, None
-    for size in sizes:
-        stop = min(start + size, expected.shape[1])
-        if stop == start:
-            break
-        names = [name for name in prompt if not start or name in streamed or name in again]
-        given = {name: prompt[name][:, start:stop] if name in streamed else prompt[name] for name in names}
-        for mask, (first, later) in masks.items():  # of all that was read so far
-            given.pop(mask, None)
-            if later if start else first:
-                given[mask] = prompt[mask][:, :stop]
-        more = {**dict.fromkeys(switch, True), **({cache: kept} if start else {})}
-        outputs = model(**placed(model, given, dtype), **more)
-        parts.append(outputs.logits.cpu())
-        start, kept = stop, getattr(outputs, cache)
-    agree({"logits": torch.cat(parts, dim=1)}, {"logits": expected}, tolerance, noise)
+    found = read_in_parts(model, prompt, sizes, dtype, reading)
+    whole = {**prompt, **dict.fromkeys(reading["switch"], False)}
+    expected = call(model, whole, dtype)["logits"]
+    agree({"logits": found}, {"logits": expected}, tolerance, rounding(model, whole, dtype))
 
 
 @check
@@ -90,11 +73,33 @@ def cache_kinds(trial: Trial) -> Observation:
     decoder = _cached(trial)
     kinds = _kinds(trial, decoder)
     sizes = [max(decoder.begin, decoder.length - SINGLE), *[1] * SINGLE]
-    comparisons: list[Comparison] = []
-    for name, make in kinds.items():
-        comparisons += _compared(trial, decoder, sizes, cache=make(), note=f", {name}")
+    comparisons = {kind: _compared(trial, decoder, sizes, kind=kind, note=f", {kind}") for kind in kinds}
     missing = "" if "offloaded" in kinds else "offloaded: it moves keys and values off a GPU, and there is none"
-    return Observation.of(comparisons, f"1 with each of: {', '.join(kinds)}", missing)
+    every = [one for found in comparisons.values() for one in found]
+    seen = Observation.of(every, f"1 with each of: {', '.join(kinds)}", missing)
+    shown = next((kind for kind in kinds if not all(one.passed for one in comparisons[kind])), kinds[0])
+    return replace(seen, evidence=_evidence(decoder, sizes, kind=shown))
+
+
+@reproduces(cache_kinds)
+@torch.no_grad()
+def passed_cache_scores_as_none(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    sizes: list[int],
+    reading: Mapping[str, Any],
+    kind: str,
+    room: int,
+    second: bool,
+) -> None:
+    """A prompt read in parts, the first with an empty cache that is passed in, scores as read at once without one."""
+    cache = empty_cache(kind, model, room, second)
+    found = read_in_parts(model, prompt, sizes, dtype, reading, cache)
+    whole = {**prompt, **dict.fromkeys(reading["switch"], False)}
+    expected = call(model, whole, dtype)["logits"]
+    agree({"logits": found}, {"logits": expected}, tolerance, rounding(model, whole, dtype))
 
 
 @check
@@ -158,14 +163,42 @@ def cache_rows(trial: Trial) -> Observation:
     order = torch.arange(rows).roll(1)
     # the first row twice: what two beams of one row have in common must not be shared between them
     order[0] = order[1]
-    cache.reorder_cache(order.to(trial.session.device))
-    moved = rows_of(decoder.reading, order)
-    scores = []
-    for at in range(ready, decoder.length):
-        one, cache = decoder.step(cache, at, at + 1, moved)
-        scores.append(one)
+    evidence = {**_evidence(decoder, [ready]), "ready": ready, "order": order}
+    with evident(**evidence):
+        cache.reorder_cache(order.to(trial.session.device))
+        moved = rows_of(decoder.reading, order)
+        scores = []
+        for at in range(ready, decoder.length):
+            one, cache = decoder.step(cache, at, at + 1, moved)
+            scores.append(one)
     actual, expected = torch.cat(scores, dim=1), decoder.whole[order, ready:]
-    return Observation.of(trial.agree({"logits": actual}, {"logits": expected}), f"1 in each of {rows} rows")
+    found = Observation.of(trial.agree({"logits": actual}, {"logits": expected}), f"1 in each of {rows} rows")
+    return replace(found, evidence=evidence)
+
+
+@reproduces(cache_rows)
+@torch.no_grad()
+def rows_of_a_cache_change_places(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    ready: int,
+    order: Tensor,
+) -> None:
+    """A cache whose rows change places, as in beam search, goes on as the rows in their new places."""
+    whole = {**prompt, **dict.fromkeys(reading["switch"], False)}
+    expected = call(model, whole, dtype)["logits"]
+    kept = getattr(read_part(model, prompt, 0, ready, dtype, reading), reading["cache"])
+    kept.reorder_cache(order.to(next(model.parameters()).device))
+    moved, parts = rows_of(prompt, order), []
+    for at in range(ready, expected.shape[1]):
+        outputs = read_part(model, moved, at, at + 1, dtype, reading, kept)
+        parts.append(outputs.logits.cpu())
+        kept = getattr(outputs, reading["cache"])
+    found = torch.cat(parts, dim=1)
+    agree({"logits": found}, {"logits": expected[order, ready:]}, tolerance, rounding(model, whole, dtype))
 
 
 @check
@@ -208,41 +241,56 @@ def _cached(trial: Trial) -> Decoder:
     return decoder
 
 
-def _evidence(decoder: Decoder, sizes: list[int], masked: bool) -> dict[str, Any]:
-    """What a reproduction needs to read the prompt in parts."""
-    prompt, stream = decoder.stream.with_mask(decoder.prompt), decoder.stream
-    members = [name for name in stream.members(prompt) if name != stream.mask]
-    beside = [name for name in prompt if name not in members and name != stream.mask]
-    takes = [decoder.takes_mask(start, masked) for start in (0, 1)]
+def _evidence(
+    decoder: Decoder,
+    sizes: list[int],
+    masked: bool | None = None,
+    kind: str = "",
+    inputs: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a reproduction needs to read the prompt in parts, or other inputs of its layout."""
+    stream = decoder.stream
+    prompt = stream.with_mask(decoder.prompt if inputs is None else inputs)
+    members = stream.members(prompt)
+    beside = [name for name in prompt if name not in members]
+    takes = [decoder.takes_mask(start, decoder.has_text_alone if masked is None else masked) for start in (0, 1)]
     if not any(takes):
         del prompt[stream.mask]
-    return {
-        "prompt": prompt,
-        "sizes": sizes,
-        "cache": decoder.cache,
-        "streamed": members,
+    reading = {
+        "tokens": stream.tokens,
+        "streamed": {name: along(name) for name in members if name != stream.mask},
         "again": beside if decoder.is_second else [name for name in beside if name in decoder.again],
-        "masks": {stream.mask: takes} if any(takes) else {},
+        "mask": stream.mask,
+        "masked": takes,
+        "cache": decoder.cache,
         "switch": list(decoder.caching(True)),
     }
+    cache = {"kind": kind, "room": decoder.length + SINGLE, "second": decoder.is_second}
+    return {"prompt": prompt, "sizes": sizes, "reading": reading, **cache}
 
 
 def _compared(
     trial: Trial,
     decoder: Decoder,
     sizes: list[int],
-    cache: Any = None,
+    kind: str = "",
     masked: bool | None = None,
     note: str = "",
 ) -> list[Comparison]:
-    """The scores of the prompt read in parts, held against those of the prompt read at once."""
-    parts = [scores for _, scores, _ in decoder.steps(sizes, cache, masked)]
+    """The scores of the prompt read in parts, held against those of the prompt read at once.
+
+    Args:
+        kind: that of the cache that is passed in; without one the class makes its own.
+    """
+    cache = empty_cache(kind, trial.model, decoder.length + SINGLE, decoder.is_second) if kind else None
+    with evident(**_evidence(decoder, sizes, masked, kind)):
+        parts = [scores for _, scores, _ in decoder.steps(sizes, cache, masked)]
     note = f"{note}, from token {sizes[0]} on in {len(parts) - 1} parts"
     return trial.agree({"logits": torch.cat(parts, dim=1)}, {"logits": decoder.whole}, note)
 
 
-def _kinds(trial: Trial, decoder: Decoder) -> dict[str, Callable[[], Any]]:
-    """By name, what makes an empty cache of each kind that the class supports.
+def _kinds(trial: Trial, decoder: Decoder) -> list[str]:
+    """The kinds of caches that the class supports.
 
     A cache of fixed size is supported where the class says that it can be compiled with one.
     """
@@ -251,21 +299,15 @@ def _kinds(trial: Trial, decoder: Decoder) -> dict[str, Callable[[], Any]]:
     if "config" not in inspect.signature(DynamicCache.__init__).parameters:
         raise NotApplicable("caches of this release know no configuration")
     config = trial.config.get_text_config(decoder=True)
-
-    def of(make: Callable[[], Any]) -> Callable[[], Any]:
-        # of what an encoder gave a decoder reads all, whatever windows its own tokens have
-        return (lambda: EncoderDecoderCache(make(), DynamicCache())) if decoder.is_second else make
-
-    kinds = {"dynamic": of(lambda: DynamicCache(config=config))}
+    kinds = ["dynamic"]
     # one that knows no configuration keeps everything, also what lies outside a window, and nothing but keys and values
     if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers):
-        kinds["dynamic without a configuration"] = of(DynamicCache)
-    if trial.model._can_compile_fullgraph and not decoder.is_second:
-        kinds["static"] = lambda: StaticCache(config=config, max_cache_len=decoder.length + SINGLE)
+        kinds.append("dynamic without a configuration")
+    static = trial.model._can_compile_fullgraph and not decoder.is_second
+    if static:
+        kinds.append("static")
     if trial.session.device.type == "cuda":
-        kinds["offloaded"] = of(lambda: DynamicCache(config=config, offloading=True))
-        if "static" in kinds and "offloading" in inspect.signature(StaticCache.__init__).parameters:
-            kinds["offloaded static"] = lambda: StaticCache(
-                config=config, max_cache_len=decoder.length + SINGLE, offloading=True
-            )
+        kinds.append("offloaded")
+        if static and "offloading" in inspect.signature(StaticCache.__init__).parameters:
+            kinds.append("offloaded static")
     return kinds

@@ -3,17 +3,20 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder, mixes_neighbours
+from proofbook.checks.plain import agree, allowances, call, rounding
+from proofbook.checks.plain_decoding import generated, texts
 from proofbook.checks.registry import NotApplicable, Observation, check
-from proofbook.checks.streams import rows_of
+from proofbook.checks.reproduction import evident, reproduces
+from proofbook.checks.streams import along, rows_of
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
 
@@ -41,7 +44,31 @@ def greedy(trial: Trial) -> Observation:
         for at in range(count)
         if not likeliest(scores[row, at], int(written.tokens[row, at]), 1, comparisons)
     ]
-    return observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
+    found = observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
+    return replace(found, evidence={**written.evidence, "among": 1})
+
+
+@reproduces(greedy)
+@torch.no_grad()
+def generate_writes_by_its_scores(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    among: int,
+) -> None:
+    """Each token that generate writes is the likeliest, or among them, in a forward call over the text, scored alike."""
+    found = generated(model, prompt, dtype, generation)
+    scores, sequences = torch.stack(found.logits, dim=1).cpu(), found.sequences.cpu()
+    new = scores.shape[1]
+    for rows, text in texts(prompt, sequences, new, reading):
+        expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
+        agree({"logits": scores[rows].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
+        least = expected.topk(among).values[..., -1] - 2 * allowances("logits", expected, tolerance, noise)[-1]
+        unlikely = int((expected.gather(-1, sequences[rows, -new:, None])[..., 0] < least).sum())
+        assert not unlikely, f"rows {rows}: observed {unlikely} tokens that are not the likeliest, allowed 0"
 
 
 @check
@@ -68,7 +95,32 @@ def beams(trial: Trial) -> Observation:
         observed=f"{float(apart.max()):.3g} apart at most",
         allowed=f"{allowed:.3g}, the best first",
         detail="" if ordered else "beams are not in the order of their scores",
+        evidence=written.evidence,
     )
+
+
+@reproduces(beams)
+@torch.no_grad()
+def beams_are_scored_by_their_tokens(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    generation: Mapping[str, Any],
+) -> None:
+    """The score of each beam is the sum of the log probabilities that a forward call over its tokens gives."""
+    found = generated(model, prompt, dtype, generation)
+    scores, sequences, new = found.sequences_scores.cpu(), found.sequences.cpu(), generation["max_new_tokens"]
+    for rows, text in texts(prompt, sequences, new, reading):
+        expected, noise = call(model, text, dtype)["logits"][:, -new:].float(), rounding(model, text, dtype)
+        chosen = expected.log_softmax(-1).gather(-1, sequences[rows, -new:, None])[..., 0]
+        # each of the tokens' log probabilities is as uncertain as the scores that it is of
+        allowed = allowances("logits", expected, tolerance, noise)[-1] * 2 * new
+        apart = float((scores[rows] - chosen.sum(-1)).abs().max())
+        assert apart <= allowed, f"rows {rows}: observed scores {apart:.3g} apart, allowed {allowed:.3g}"
+    best, next_best = scores.view(-1, 2).unbind(-1)
+    assert bool((best >= next_best).all()), "observed beams in another order than that of their scores, allowed none"
 
 
 @check
@@ -89,7 +141,25 @@ def sampling(trial: Trial) -> Observation:
         observed=f"{'the same' if same else 'other'} tokens again, {len(wrong)} not among the likeliest {AMONG}",
         allowed="the same, 0",
         detail=", ".join(wrong[:5]),
+        evidence={**written.evidence, "among": AMONG},
     )
+
+
+@reproduces(sampling)
+@torch.no_grad()
+def samples_are_likely_and_come_again(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    among: int,
+) -> None:
+    """Sampled tokens are among the likeliest that a forward call allows, and the same again from the same seed."""
+    first, again = (generated(model, prompt, dtype, generation).sequences for _ in range(2))
+    assert torch.equal(first, again), "observed other tokens from the same seed, allowed none"
+    generate_writes_by_its_scores(model, dtype, tolerance, prompt, reading, generation, among)
 
 
 @check
@@ -128,6 +198,8 @@ class _Written:
     counts: list[int]
     # scores for each of them: rows × NEW × vocabulary
     forward: Tensor
+    # what a reproduction needs to know
+    evidence: Mapping[str, Any]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.output, name)
@@ -142,7 +214,8 @@ def _written(trial: Trial, **how: Any) -> _Written:
         raise NotApplicable("its class has a loop of its own, which writes codes of sound or spoken frames")
     inputs = _prompts(trial, decoder)
     asked = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-    with torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):
+    evidence = {"prompt": asked, **evidence_of_writing(trial, inputs, how)}
+    with evident(**evidence), torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):
         torch.manual_seed(CALL_SEED)
         placed = trial.session.place(asked)
         output = trial.model.generate(**placed, **how, max_new_tokens=NEW, return_dict_in_generate=True)
@@ -154,7 +227,27 @@ def _written(trial: Trial, **how: Any) -> _Written:
     if own and not decoder.is_second and not torch.equal(start[:: len(start) // len(prompt)], prompt):
         raise NotApplicable("its class has a generate of its own, which writes the prompt anew or leaves it out")
     counts = [count_of(row, trial) for row in tokens]
-    return _Written(output, start, tokens, counts, _forward(trial, decoder, inputs, start, tokens))
+    return _Written(output, start, tokens, counts, _forward(trial, decoder, inputs, start, tokens), evidence)
+
+
+def evidence_of_writing(trial: Trial, inputs: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reproduction needs, beside the prompt, to generate and to read what was generated.
+
+    No token ends a text in it, so that all rows have as many new ones.
+    """
+    decoder = trial.decoder
+    stream = decoder.stream
+    members = [] if decoder.is_second else stream.members(inputs)
+    reading = {
+        "tokens": stream.tokens,
+        "streamed": {name: along(name) for name in members},
+        "mask": stream.mask,
+        "apart": decoder.is_second or decoder.has_text_alone,
+        "switch": list(decoder.caching(True)),
+    }
+    own = {name: value for name, value in _tokens_named(trial).items() if name != "eos_token_id" and value is not None}
+    asked = {name: value for name, value in how.items() if not name.startswith("output_")}
+    return {"reading": reading, "generation": {**own, **asked, "max_new_tokens": NEW}}
 
 
 def _prompts(trial: Trial, decoder: Decoder) -> dict[str, Any]:
@@ -208,15 +301,18 @@ def _forward(trial: Trial, decoder: Decoder, inputs: Mapping[str, Any], start: T
 def plain_configuration(trial: Trial) -> Iterator[None]:
     """Generation by scores alone: no tokens forced or suppressed that the model's own configuration names."""
     own = trial.model.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-    plain = GenerationConfig(**{name: getattr(own, name, None) for name in names})
-    if plain.pad_token_id is None:
-        plain.pad_token_id = _pad(trial)
-    trial.model.generation_config = plain
+    trial.model.generation_config = GenerationConfig(**_tokens_named(trial))
     try:
         yield
     finally:
         trial.model.generation_config = own
+
+
+def _tokens_named(trial: Trial) -> dict[str, Any]:
+    """The tokens that the model's own configuration of generation names, and one for padding if it does not."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+    named = {name: getattr(trial.model.generation_config, name, None) for name in names}
+    return {**named, "pad_token_id": _pad(trial)} if named["pad_token_id"] is None else named
 
 
 def _pad(trial: Trial) -> int:

@@ -69,24 +69,35 @@ def agree(
         broken = int((~found.isfinite() & finite).sum())
         assert not broken, f"{name}: observed {broken} values that are NaN or infinite, allowed 0"
         error = torch.where(finite, found.double() - wanted.double(), 0.0)
-        own, scale = [0.0, 0.0, 0.0], rms(wanted[finite])
-        for floor, true in references:
-            if name in floor and name in true and floor[name].shape == true[name].shape:
-                kept = ordinary(true[name], tolerance)
-                noise = norms(torch.where(kept, floor[name].double() - true[name], 0.0))
-                own = [max(pair) for pair in zip(own, noise, strict=True)]
-                scale = max(scale, rms(true[name][kept]))
-        for norm, observed, least, count in zip(
-            ("RMSE", "worst row", "worst element"),
-            norms(error),
-            own,
-            (1, error.numel() // max(1, error.shape[-1] if error.dim() else 1), error.numel()),
-            strict=True,
-        ):
-            unit = tolerance["eps"] * scale * math.sqrt(max(1.0, 2 * math.log(max(1, count))))
-            low, high = tolerance["smallest"] * unit, tolerance["largest"] * unit
-            allowed = min(max(tolerance["multiple"] * least, low), high)
+        bounds = allowances(name, wanted, tolerance, *references)
+        for norm, observed, allowed in zip(("RMSE", "worst row", "worst element"), norms(error), bounds, strict=True):
             assert observed <= allowed, f"{name}, {norm}: observed {observed:.3g}, allowed {allowed:.3g}"
+
+
+def allowances(
+    name: str,
+    wanted: Tensor,
+    tolerance: Mapping[str, float],
+    *references: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+) -> list[float]:
+    """How far from an output, or a part of it, another may lie: by RMSE, in the worst row, in the worst element.
+
+    Args:
+        references: as for :func:`agree`.
+    """
+    own, scale = [0.0, 0.0, 0.0], rms(wanted[ordinary(wanted, tolerance)])
+    for floor, true in references:
+        if name in floor and name in true and floor[name].shape == true[name].shape:
+            kept = ordinary(true[name], tolerance)
+            noise = norms(torch.where(kept, floor[name].double() - true[name], 0.0))
+            own = [max(pair) for pair in zip(own, noise, strict=True)]
+            scale = max(scale, rms(true[name][kept]))
+    bounds, width = list[float](), wanted.shape[-1] if wanted.dim() else 1
+    for least, count in zip(own, (1, wanted.numel() // max(1, width), wanted.numel()), strict=True):
+        unit = tolerance["eps"] * scale * math.sqrt(max(1.0, 2 * math.log(max(1, count))))
+        low, high = tolerance["smallest"] * unit, tolerance["largest"] * unit
+        bounds.append(min(max(tolerance["multiple"] * least, low), high))
+    return bounds
 
 
 def ordinary(tensor: Tensor, tolerance: Mapping[str, float]) -> Tensor:
