@@ -15,8 +15,8 @@ from proofbook.checks.decoding import Decoder
 from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.plain_decoding import empty_cache, read_in_parts, read_part
 from proofbook.checks.quantised import Watched, quantised_caches
-from proofbook.checks.registry import NotApplicable, Observation, check
-from proofbook.checks.reproduction import evident, reproduces
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import along, rows_of
 from proofbook.checks.trial import Trial
 from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
@@ -163,8 +163,8 @@ def cache_rows(trial: Trial) -> Observation:
     order = torch.arange(rows).roll(1)
     # the first row twice: what two beams of one row have in common must not be shared between them
     order[0] = order[1]
-    evidence = {**_evidence(decoder, [ready]), "ready": ready, "order": order}
-    with evident(**evidence):
+    known = {**_evidence(decoder, [ready]), "ready": ready, "order": order}
+    with evidence(**known):
         cache.reorder_cache(order.to(trial.session.device))
         moved = rows_of(decoder.reading, order)
         scores = []
@@ -173,7 +173,7 @@ def cache_rows(trial: Trial) -> Observation:
             scores.append(one)
     actual, expected = torch.cat(scores, dim=1), decoder.whole[order, ready:]
     found = Observation.of(trial.agree({"logits": actual}, {"logits": expected}), f"1 in each of {rows} rows")
-    return replace(found, evidence=evidence)
+    return replace(found, evidence=known)
 
 
 @reproduces(cache_rows)
@@ -283,7 +283,7 @@ def _compared(
         kind: that of the cache that is passed in; without one the class makes its own.
     """
     cache = empty_cache(kind, trial.model, decoder.length + SINGLE, decoder.is_second) if kind else None
-    with evident(**_evidence(decoder, sizes, masked, kind)):
+    with evidence(**_evidence(decoder, sizes, masked, kind)):
         parts = [scores for _, scores, _ in decoder.steps(sizes, cache, masked)]
     note = f"{note}, from token {sizes[0]} on in {len(parts) - 1} parts"
     return trial.agree({"logits": torch.cat(parts, dim=1)}, {"logits": decoder.whole}, note)

@@ -14,8 +14,8 @@ from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder, mixes_neighbours
 from proofbook.checks.plain import agree, allowances, call, rounding
 from proofbook.checks.plain_decoding import generated, texts
-from proofbook.checks.registry import NotApplicable, Observation, check
-from proofbook.checks.reproduction import evident, reproduces
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import along, rows_of
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
@@ -59,7 +59,7 @@ def generate_writes_by_its_scores(
     generation: Mapping[str, Any],
     among: int,
 ) -> None:
-    """Each token that generate writes is the likeliest, or among them, in a forward call over the text, scored alike."""
+    """Each token that generate writes is among the likeliest, and scored, as in a forward call over the same text."""
     found = generated(model, prompt, dtype, generation)
     scores, sequences = torch.stack(found.logits, dim=1).cpu(), found.sequences.cpu()
     new = scores.shape[1]
@@ -214,8 +214,8 @@ def _written(trial: Trial, **how: Any) -> _Written:
         raise NotApplicable("its class has a loop of its own, which writes codes of sound or spoken frames")
     inputs = _prompts(trial, decoder)
     asked = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-    evidence = {"prompt": asked, **evidence_of_writing(trial, inputs, how)}
-    with evident(**evidence), torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):
+    known = {"prompt": asked, **evidence_of_writing(trial, inputs, how)}
+    with evidence(**known), torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):
         torch.manual_seed(CALL_SEED)
         placed = trial.session.place(asked)
         output = trial.model.generate(**placed, **how, max_new_tokens=NEW, return_dict_in_generate=True)
@@ -227,7 +227,7 @@ def _written(trial: Trial, **how: Any) -> _Written:
     if own and not decoder.is_second and not torch.equal(start[:: len(start) // len(prompt)], prompt):
         raise NotApplicable("its class has a generate of its own, which writes the prompt anew or leaves it out")
     counts = [count_of(row, trial) for row in tokens]
-    return _Written(output, start, tokens, counts, _forward(trial, decoder, inputs, start, tokens), evidence)
+    return _Written(output, start, tokens, counts, _forward(trial, decoder, inputs, start, tokens), known)
 
 
 def evidence_of_writing(trial: Trial, inputs: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
