@@ -4,13 +4,16 @@ import inspect
 import math
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers.models.auto import modeling_auto
 
 from proofbook.catalog import Weights
@@ -18,7 +21,9 @@ from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.influence import Measure, arranged
 from proofbook.checks.padding import require_separate
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.plain import agree, call, draw_widely, eager, same
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.signal import kept_ids, only_drawn
 from proofbook.checks.streams import Stream, slice_row, sliceable
 from proofbook.checks.trial import Trial
@@ -146,7 +151,7 @@ def heads(trial: Trial) -> Observation:
         raise NotApplicable("the architecture has no further head, or an encoder and a decoder to put one on")
     if trial.config.sub_configs or trial.model.main_input_name not in trial.inputs:
         raise NotApplicable("it is made of several bodies, or reads more than text or pictures alone")
-    comparisons, refused = list[Comparison](), list[str]()
+    found, refused = dict[str, _Head](), list[str]()
     dtype = getattr(torch, trial.target.dtype)
     batch = _longest(trial)
     for name in names:
@@ -156,26 +161,80 @@ def heads(trial: Trial) -> Observation:
         except Fixed as reason:
             refused.append(f"{name} {reason}")
             continue
-        try:
-            with seeded(trial.seed):
-                spec = trial.spec.model_copy(update={"model_class": name})
-                model = load_model(spec, trial.folder, dtype, other_head=True).model
-        except (ValueError, TypeError, AssertionError) as reason:  # the configuration lacks what this head needs
-            refused.append(f"{name}: {reason}")
-            continue
-        comparisons += [_carried(name, trial.model, model)]
-        # the library starts heads so small that what they say is little more than rounding
-        draw_parameters(model, trial.seed)
-        found, outputs = against_truth(trial, model, inputs, f" of {name}")
-        comparisons += found
-        if "loss" in outputs:
-            comparisons += [_loss(trial, name, outputs, inputs)]
-    if not comparisons:
+        with evidence(head=name, given=inputs):
+            try:
+                with seeded(trial.seed):
+                    spec = trial.spec.model_copy(update={"model_class": name})
+                    model = load_model(spec, trial.folder, dtype, other_head=True).model
+            except (ValueError, TypeError, AssertionError) as reason:  # the configuration lacks what this head needs
+                refused.append(f"{name}: {reason}")
+                continue
+            found[name] = _of_head(trial, name, model, inputs)
+    if not found:
         raise NotApplicable("; ".join(refused))
-    asked = len(names) - len(refused)
-    return Observation.of(
-        comparisons, f"1 in each output of {asked} heads, their losses among them", "; ".join(refused)
-    )
+    allowed = f"1 in each output of {len(found)} heads, their losses among them"
+    comparisons = [one for head in found.values() for one in head.comparisons]
+    worst = max(found.values(), key=lambda head: max(one.ratio for one in head.comparisons))
+    return replace(Observation.of(comparisons, allowed, "; ".join(refused)), evidence=worst.evidence)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What was found of a head, and what its reproduction needs."""
+
+    comparisons: list[Comparison]
+    evidence: Mapping[str, Any]
+
+
+def _of_head(trial: Trial, name: str, model: Any, inputs: Mapping[str, Any]) -> _Head:
+    """The weights under a head held against those of the checkpoint, its outputs and its loss against truth."""
+    carried = _carried(name, trial.model, model)
+    # the library starts heads so small that what they say is little more than rounding
+    draw_parameters(model, trial.seed)
+    found, outputs = against_truth(trial, model, inputs, f" of {name}")
+    found = [carried, *found, *([_loss(trial, name, outputs, inputs)] if "loss" in outputs else [])]
+    more = {"given": inputs, "classifies": bool(_CLASSIFIES.search(name))} if carried.passed else {}
+    return _Head(found, {"head": name, **more})
+
+
+@reproduces(heads)
+def a_head_is_right(
+    whole: Any,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    head: str,
+    given: Mapping[str, Any],
+    classifies: bool,
+) -> None:
+    """What another head of the architecture says on a checkpoint is right by float64, and so is its loss."""
+    model = headed(whole, head, dtype)
+    draw_widely(model)  # heads are new, and small
+    outputs, true = call(model, given, dtype), eager(model, given, torch.float64)
+    true = {name: one for name, one in true.items() if name in outputs}
+    agree(outputs, true, tolerance, (eager(model, given, dtype), true))
+    if classifies and "loss" in outputs:
+        entropy = cross_entropy(outputs["logits"].double().flatten(0, -2), given["labels"].flatten())
+        agree({"loss": outputs["loss"]}, {"loss": entropy.reshape(outputs["loss"].shape)}, tolerance)
+
+
+@reproduces(heads)
+def a_head_can_be_called(whole: Any, dtype: torch.dtype, head: str, given: Mapping[str, Any]) -> None:
+    """Another head of the architecture takes the inputs that it documents."""
+    headed(whole, head, dtype)(**given)
+
+
+@reproduces(heads)
+def a_head_stands_on_the_checkpoint(whole: Any, dtype: torch.dtype, head: str) -> None:
+    """Another head of the architecture takes the weights of a checkpoint over."""
+    body, checkpoint = headed(whole, head, dtype).base_model.state_dict(), whole.base_model.state_dict()
+    same(body, {name: one for name, one in checkpoint.items() if name in body})
+
+
+def headed(model: Any, head: str, dtype: torch.dtype) -> Any:
+    """A model of another class, of the name ``head``, from the checkpoint of a model."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return getattr(transformers, head).from_pretrained(folder).eval().to(model.device, dtype)
 
 
 @cache
@@ -263,5 +322,5 @@ def _loss(trial: Trial, name: str, outputs: Mapping[str, Tensor], inputs: Mappin
     logits, labels = outputs.get("logits"), inputs.get("labels")
     if logits is None or labels is None or not _CLASSIFIES.search(name) or logits.shape[-1] < 2:
         return Comparison(called, tuple(loss.shape), True, "")
-    entropy = torch.nn.functional.cross_entropy(logits.double().flatten(0, -2), labels.flatten())
+    entropy = cross_entropy(logits.double().flatten(0, -2), labels.flatten())
     return compare(called, loss, entropy.reshape(loss.shape), trial.tolerance)

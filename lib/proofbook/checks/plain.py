@@ -39,6 +39,14 @@ def eager(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> di
         return call(reference_model(model, dtype), inputs, dtype)
 
 
+def draw_widely(model: nn.Module) -> None:
+    """Draw weights wider than the library does, so that attention is not uniform and heads say more than rounding."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and parameter.dim() > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+
+
 def rounding(
     model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
