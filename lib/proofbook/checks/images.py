@@ -3,17 +3,20 @@
 import inspect
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from proofbook.checks.against import against_truth
 from proofbook.checks.conditioning import judged
 from proofbook.checks.influence import Measure, arranged
 from proofbook.checks.localise import Execution
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.plain import agree, call, eager, moved, rounding
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.signal import only_drawn
 from proofbook.checks.streams import rows_of, slice_row, sliceable
 from proofbook.checks.trial import Trial
@@ -41,22 +44,50 @@ def every_corner(trial: Trial) -> Observation:
     if getattr(trial.config, "mask_ratio", 0):
         raise NotApplicable("it hides most of a picture from itself, at random")
     batch = rows_of(slice_row(trial.inputs, 0), torch.zeros(len(corners), dtype=torch.long))
-    moved = dict.fromkeys(corners, 0.0)
+    shares = dict.fromkeys(corners, 0.0)
     generator = torch.Generator().manual_seed(0)
     for _ in range(DRAWS):
         noise = torch.randn(pixels.shape, generator=generator) * pixels.std()
         batch["pixel_values"] = torch.cat([torch.where(corner, pixels + noise, pixels) for corner in corners.values()])
         now = _moved_rows(trial, batch, len(corners))
-        moved = {place: max(most, share) for (place, most), share in zip(moved.items(), now, strict=True)}
-        unread = [place for place, share in moved.items() if share < trial.tolerance.signal]
+        shares = {place: max(most, share) for (place, most), share in zip(shares.items(), now, strict=True)}
+        unread = [place for place, share in shares.items() if share < trial.tolerance.signal]
         if not unread:
             break
+    places = {place: where[0].nonzero()[:, -2:].aminmax(dim=0) for place, where in corners.items()}
     return Observation(
         passed=not unread,
-        observed=", ".join(f"{place} {share:.2g}" for place, share in moved.items()) + " times the error allowed",
+        observed=", ".join(f"{place} {share:.2g}" for place, share in shares.items()) + " times the error allowed",
         allowed=f"{trial.tolerance.signal:g} times or more",
         detail=f"not read: {', '.join(unread)}" if unread else "",
+        evidence={
+            "single": slice_row(trial.inputs, 0),
+            "corners": {place: [one.tolist() for one in ends] for place, ends in places.items()},
+            "draws": DRAWS,
+        },
     )
+
+
+@reproduces(every_corner)
+def corners_move_outputs(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    single: Mapping[str, Any],
+    corners: Mapping[str, list[list[int]]],
+    draws: int,
+) -> None:
+    """A patch changed in a corner of a picture moves the outputs, by more than rounding."""
+    before, pixels = call(model, single, dtype), single["pixel_values"]
+    for place, ((top, left), (bottom, right)) in corners.items():
+        most = 0.0
+        for seed in range(draws):
+            generator = torch.Generator().manual_seed(seed)
+            noise = torch.randn(pixels.shape, generator=generator) * pixels.std()
+            changed = pixels.clone()
+            changed[..., top : bottom + 1, left : right + 1] += noise[..., top : bottom + 1, left : right + 1]
+            most = max(most, moved(call(model, {**single, "pixel_values": changed}, dtype), before, tolerance))
+        assert most > 1, f"{place}: outputs observed to move by {most:.3g} roundings, allowed 1 at least"
 
 
 @check
@@ -87,7 +118,8 @@ def resolution(trial: Trial) -> Observation:
     one = slice_row(trial.inputs, 0) if sliceable(trial.inputs, len(trial.rows)) else trial.inputs
     inputs = _enlarged(one, pixels.shape[-2:]) | asked
     try:
-        trial.run(inputs)
+        with evidence(inputs=inputs):
+            trial.run(inputs)
     except Exception as error:  # each class refuses in its own way; who offers to interpolate may not
         if interpolates:
             raise
@@ -100,7 +132,29 @@ def resolution(trial: Trial) -> Observation:
     comparisons, _ = against_truth(trial, trial.called, inputs, f", {height} × {width}", trial.noise)
     if interpolates:
         comparisons += trial.agree(trial.run(trial.inputs | asked), trial.outputs, ", interpolated to its own size")
-    return Observation.of(comparisons, "1 in each output", executions=trial.beside_truth)
+    seen = Observation.of(comparisons, "1 in each output", executions=trial.beside_truth)
+    return replace(seen, evidence={"larger": inputs, "asked": asked})
+
+
+@reproduces(resolution)
+def larger_pictures_are_right(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    larger: Mapping[str, Any],
+    asked: Mapping[str, bool],
+) -> None:
+    """A larger, oblong picture is right by float64; positions interpolated to their own size stay as they are."""
+    outputs, true = call(model, larger, dtype), eager(model, larger, torch.float64)
+    agree(outputs, {name: true[name] for name in outputs}, tolerance, (eager(model, larger, dtype), true))
+    if asked:
+        agree(
+            call(model, {**inputs, **asked}, dtype),
+            call(model, inputs, dtype),
+            tolerance,
+            rounding(model, inputs, dtype),
+        )
 
 
 @check
