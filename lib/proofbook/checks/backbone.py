@@ -1,6 +1,8 @@
 """Does the architecture's backbone give the feature maps that its configuration says?"""
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison
 from proofbook.checks.images import pictures
+from proofbook.checks.plain import agree, call, draw_widely, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.subject.draw import draw_parameters, seeded
 
@@ -27,11 +31,52 @@ def feature_maps(trial: Trial) -> Observation:
     backbone = _backbone(trial, stages)
     comparisons, outputs = against_truth(trial, backbone, inputs)
     maps = [one for name, one in outputs.items() if name.startswith("feature_maps.")]
-    comparisons.append(_documented(stages, backbone.channels, maps))
+    shapes = _documented(stages, backbone.channels, maps)
+    comparisons.append(shapes)
     at, name = len(stages) // 2, "feature_maps.0"
     alone = trial.run_module(_backbone(trial, [stages[at]]), inputs)
     comparisons += trial.agree({name: alone[name]}, {name: maps[at]}, f", {stages[at]} alone")
-    return Observation.of(comparisons, f"1 in each of {len(stages)} stages", ", ".join(stages))
+    seen = Observation.of(comparisons, f"1 in each of {len(stages)} stages", ", ".join(stages))
+    more = {"alone": at} if shapes.passed else {}
+    return replace(seen, evidence={"picture": inputs["pixel_values"], "stages": stages, **more})
+
+
+@reproduces(feature_maps)
+def maps_are_right(
+    whole: Any, dtype: torch.dtype, tolerance: Mapping[str, float], picture: Tensor, stages: list[str], alone: int
+) -> None:
+    """Each stage of the backbone gives a map that is right by float64, asked for alone or with others."""
+    backbone, given = backbone_of(whole, stages, dtype), {"pixel_values": picture}
+    maps, true = call(backbone, given, dtype), eager(backbone, given, torch.float64)
+    noise = eager(backbone, given, dtype), true
+    agree(maps, {name: true[name] for name in maps}, tolerance, noise)
+    one, weights = backbone_of(whole, [stages[alone]], dtype), backbone.state_dict()
+    one.load_state_dict({name: weights[name] for name in one.state_dict()})
+    name = f"feature_maps.{alone}"
+    agree({name: call(one, given, dtype)["feature_maps.0"]}, {name: maps[name]}, tolerance, noise)
+
+
+@reproduces(feature_maps)
+def maps_have_the_shape_of_their_stages(whole: Any, dtype: torch.dtype, picture: Tensor, stages: list[str]) -> None:
+    """Each stage of the backbone gives a map of as many channels as it says, pictures × channels × height × width."""
+    backbone = backbone_of(whole, stages, dtype)
+    with torch.no_grad():
+        maps = backbone(picture.to(whole.device, dtype)).feature_maps
+    assert len(maps) == len(stages), f"observed {len(maps)} maps, allowed {len(stages)}"
+    for stage, channels, one in zip(stages, backbone.channels, maps, strict=True):
+        shape = tuple(one.shape)
+        assert len(shape) == 4 and shape[1] == channels, (
+            f"map of {stage}: observed {shape}, allowed pictures × {channels} channels × height × width"
+        )
+
+
+def backbone_of(model: Any, stages: list[str], dtype: torch.dtype) -> Any:
+    """The backbone that the configuration of a model makes, which gives the maps of some stages."""
+    config = copy.deepcopy(model.config)
+    config.out_features = stages
+    backbone = AutoBackbone.from_config(config).eval()
+    draw_widely(backbone)
+    return backbone.to(model.device, dtype)
 
 
 def _backbone(trial: Trial, stages: list[str]) -> Any:
