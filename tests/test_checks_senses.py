@@ -224,3 +224,15 @@ def test_padded_pictures_find_a_ground_that_is_read() -> None:
     )
     _ = vars(trial).pop("outputs")
     assert verdict("padded-pictures", trial) is Verdict.FAIL
+
+
+def test_prompted_masks_find_padding_that_was_left_in() -> None:
+    def padded(right: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda masks, original_sizes, reshaped_input_sizes, **more: right(
+            masks, original_sizes, [(max(one), max(one)) for one in reshaped_input_sizes], **more
+        )
+
+    trial = trial_of("sam")
+    assert verdict("prompted-masks", trial) is Verdict.PASS
+    processed_otherwise(trial, "masks", padded)
+    assert verdict("prompted-masks", trial) is Verdict.FAIL

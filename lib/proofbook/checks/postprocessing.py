@@ -181,6 +181,45 @@ def _interpolated(trial: Trial, row: int, actual: Tensor, depths: Tensor, size: 
     return compare(name, actual, true, trial.tolerance, floor)
 
 
+@check
+def prompted_masks(trial: Trial) -> Observation:
+    """Masks under a prompt are the model's own, freed of the padding, in the size of the picture; cut at 0 or not."""
+    restore = _method(trial, "masks", "pred_masks")
+    masks = trial.outputs["pred_masks"]
+    sizes = _sizes(trial, len(masks))
+    given: dict[str, Any] = {"original_sizes": sizes}
+    whole, inner = (0, 0), list[Size | None]([None] * len(sizes))  # where nothing was padded
+    pictures = trial.processor.image_processor
+    if "reshaped_input_sizes" in inspect.signature(pictures.post_process_masks).parameters:
+        padded = pictures.pad_size
+        whole = (padded["height"], padded["width"])
+        inner = [_fitted(size, whole) for size in sizes]
+        given["reshaped_input_sizes"] = inner
+    found = restore(list(masks), **given, binarize=False)
+    cut = restore(list(masks), **given)
+    comparisons = []
+    for row, (one, size) in enumerate(zip(found, sizes, strict=True)):
+        own, true = (_freed(each, whole, inner[row], size) for each in (masks[row], masks[row].double()))
+        name = f"masks, row {row}"
+        floor = errors_between({name: own}, {name: true}, trial.tolerance).get(name)
+        comparisons.append(compare(name, one, true, trial.tolerance, floor))
+        comparisons.append(_near(trial, f"masks cut at 0, row {row}", cut[row], one > 0))
+    return Observation.of(comparisons, f"1 in each of {len(found)} pictures")
+
+
+def _fitted(size: Size, whole: Size) -> Size:
+    """The size of a picture whose longer side fills a whole one."""
+    scale = max(whole) / max(size)
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def _freed(masks: Tensor, whole: Size, inner: Size | None, size: Size) -> Tensor:
+    """Masks of prompts in the size of the whole input, without its padding, in the size of the picture."""
+    if inner is not None:
+        masks = interpolate(masks, size=whole, mode="bilinear", align_corners=False)[..., : inner[0], : inner[1]]
+    return interpolate(masks, size=size, mode="bilinear", align_corners=False)
+
+
 @dataclass(frozen=True)
 class _Masks:
     """The masks of the queries of one picture, in one way that is published."""
