@@ -5,12 +5,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import scrapbook
 from nbclient import NotebookClient
 
 from proofbook.catalog import Category, Weights
 from proofbook.verdict import Verdict
 from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, notebook_path
-from proofbook.workbook.scraps import NoScraps, read
+from proofbook.workbook.scraps import CASE, CHECKS, NoScraps, read
 
 GLUE = """
 from proofbook.workbook.records import CaseRecord, CheckRecord
@@ -37,6 +38,14 @@ def test_records_come_back_as_they_were_glued(executed: Path) -> None:
     assert scraps.case.reason == "größer als 1 ≠ <b>"
     assert scraps.case.p50_ms is None  # JSON has no NaN
     assert scraps.checks[0].observed == "3 NaN"
+
+
+def test_scrapbook_reads_the_same(executed: Path) -> None:
+    theirs = scrapbook.read_notebook(str(executed)).scraps
+    assert theirs["own"].data == {"a": 1}
+    ours = read(executed)
+    assert CaseRecord.model_validate(theirs[CASE].data) == ours.case
+    assert [CheckRecord.model_validate(row) for row in theirs[CHECKS].data] == list(ours.checks)
 
 
 def test_our_message_has_the_form_of_scrapbooks_own(executed: Path) -> None:

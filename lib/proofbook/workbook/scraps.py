@@ -1,22 +1,35 @@
-"""The only module that knows scrapbook: gluing a notebook's records, and reading them back.
+"""The only module that knows scrapbook's format: gluing a notebook's records, and reading them back.
 
-Gluing emits the message that scrapbook documents for a JSON scrap rather than import it: the import costs a
-kernel as much as that of torch. Reading goes through scrapbook itself.
+Gluing emits the message that scrapbook documents for a JSON scrap, and reading takes that message out of the notebook's
+JSON. scrapbook itself reads the same; but its import costs a kernel as much as that of torch, and a notebook ten times
+as long as reading the file.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
 
 from proofbook.workbook.records import CaseRecord, CheckRecord, Record
 
 CASE, CHECKS = "proofbook.case", "proofbook.checks"
+MEDIA_TYPE = "application/scrapbook.scrap.json+json"
 
 
 class NoScraps(ValueError):
-    """A notebook from which no case can be read; the message names the file and says why."""
+    """A notebook from which no case can be read; the message says why."""
+
+
+class _Scrap(BaseModel):
+    """What stands under :data:`MEDIA_TYPE` in an output, by scrapbook's schema of version 1."""
+
+    name: str
+    data: Any
+    encoder: Literal["json"]
+    version: Literal[1]
 
 
 @dataclass(frozen=True)
@@ -37,24 +50,47 @@ def read(path: Path) -> Scraps:
     """Read the records of one executed notebook.
 
     Raises:
-        NoScraps: the file is missing or damaged, or its notebook did not reach its last cell.
+        NoScraps: the file is missing or damaged, or its notebook did not reach its last cell; the message names it.
     """
-    import scrapbook
-
     try:
-        scraps = scrapbook.read_notebook(str(path)).scraps
-    except Exception as error:  # nbformat, JSON and the file system each raise their own
+        notebook = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise NoScraps(f"{path}: not a readable notebook: {type(error).__name__}: {error}") from error
-    missing = [name for name in (CASE, CHECKS) if name not in scraps]
+    try:
+        return scraps_of(notebook)
+    except NoScraps as error:
+        raise NoScraps(f"{path}: {error}") from error.__cause__
+
+
+def scraps_of(notebook: Mapping[str, Any]) -> Scraps:
+    """The records in the JSON of an executed notebook; of a name that was glued twice the last, as in scrapbook.
+
+    Raises:
+        NoScraps: the notebook did not reach its last cell; or, with a cause, what it holds is of another shape.
+    """
+    try:
+        glued = {scrap.name: scrap.data for scrap in _scraps(notebook)}
+    except (AttributeError, KeyError, TypeError, ValidationError) as error:
+        raise NoScraps(f"not a readable notebook: {type(error).__name__}: {error}") from error
+    missing = [name for name in (CASE, CHECKS) if name not in glued]
     if missing:
-        raise NoScraps(f"{path}: holds no scrap {' and no scrap '.join(missing)}")
+        raise NoScraps(f"holds no scrap {' and no scrap '.join(missing)}")
     try:
         return Scraps(
-            CaseRecord.model_validate(scraps[CASE].data),
-            tuple(CheckRecord.model_validate(row) for row in scraps[CHECKS].data),
+            CaseRecord.model_validate(glued[CASE]),
+            tuple(CheckRecord.model_validate(row) for row in glued[CHECKS]),
         )
-    except ValueError as error:
-        raise NoScraps(f"{path}: its scraps are of another shape: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise NoScraps(f"its scraps are of another shape: {error}") from error
+
+
+def _scraps(notebook: Mapping[str, Any]) -> Iterator[_Scrap]:
+    """Those of ours; whoever adds a cell may glue others, in whichever encoding."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", ()):
+            scrap = output.get("data", {}).get(MEDIA_TYPE)
+            if scrap is not None and scrap["name"] in (CASE, CHECKS):
+                yield _Scrap.model_validate(scrap)
 
 
 def _plain(record: Record) -> Any:
@@ -67,7 +103,7 @@ def _glue(name: str, data: Any) -> None:
 
     scrap = {"name": name, "data": data, "encoder": "json", "version": 1}
     display(
-        {"application/scrapbook.scrap.json+json": scrap},
+        {MEDIA_TYPE: scrap},
         metadata={"scrapbook": {"name": name, "data": True, "display": False}},
         raw=True,
     )
