@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 REPORT = """
 import json, resource, sys
 from pathlib import Path
-from proofbook.report.build import build_report
-build_report(Path(sys.argv[1]))
+from proofbook.cli.running import report_run
+report_run(sys.argv[1])
 who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 print(json.dumps([resource.getrusage(one).ru_maxrss * 1024 / 1e6 for one in who]))
 """

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output, writes
 
-from proofbook.batch.ledger import CASES_FILE, CHECKS_FILE, Ledger, LedgerOpen, Result, read_ledger
+from proofbook.batch.ledger import CASES_FILE, CHECKS_FILE, Ledger, LedgerOpen, Result, current_ledger, read_ledger
 from proofbook.batch.plan import Plan, PlannedCase, make_plan
 from proofbook.catalog import load_catalog
 from proofbook.verdict import Verdict
@@ -147,6 +147,44 @@ def test_a_damaged_table_is_simply_made_again(tmp_path: Path, plan: Plan) -> Non
     ledger = read_ledger(tmp_path)
     ledger.write(tmp_path)
     assert len(pd.read_parquet(tmp_path / CASES_FILE)) == len(ledger.cases) == 4
+
+
+def test_tables_are_read_back_as_they_were_written(tmp_path: Path, plan: Plan) -> None:
+    for case, verdict in zip(plan.cases, (Verdict.PASS, Verdict.FAIL, Verdict.BLOCKED), strict=False):
+        write(tmp_path, case, record(case, verdict, p50_ms=0.1, versions={"torch": "2"}, reason="größer ≠ <b>"))
+    ledger = read_ledger(tmp_path)
+    ledger.write(tmp_path)
+    assert current_ledger(tmp_path) == ledger
+    # from the tables, as what they say in another order shows
+    Ledger(plan, ledger.results[::-1], ledger.state).write(tmp_path)
+    assert current_ledger(tmp_path).cases == ledger.cases[::-1]
+
+
+@pytest.mark.parametrize("change", ["replaced", "removed", "added", "planned", "damaged", "of another state"])
+def test_tables_that_are_no_longer_those_of_the_notebooks_are_not_believed(
+    tmp_path: Path, plan: Plan, change: str
+) -> None:
+    first, last = plan.cases[0], plan.cases[-1]
+    write(tmp_path, first, record(first, Verdict.PASS))
+    ledger = read_ledger(tmp_path)
+    wrong = Ledger(plan, tuple(Result(record(case, Verdict.FAIL)) for case in plan.cases), ledger.state)
+    wrong.write(tmp_path)
+    assert current_ledger(tmp_path).totals == {Verdict.FAIL: 4}
+    match change:
+        case "replaced":
+            write(tmp_path, first, record(first, Verdict.PASS))
+        case "removed":
+            (tmp_path / first.notebook).unlink()
+        case "added":
+            write(tmp_path, last, record(last, Verdict.PASS))
+        case "planned":
+            plan.save(tmp_path)
+        case "damaged":
+            (tmp_path / CHECKS_FILE).write_bytes((tmp_path / CHECKS_FILE).read_bytes()[:-9])
+        case _:
+            Ledger(plan, wrong.results).write(tmp_path)
+    assert current_ledger(tmp_path) == read_ledger(tmp_path)
+    assert Verdict.FAIL not in current_ledger(tmp_path).totals
 
 
 def test_a_ledger_that_lacks_a_case_or_has_one_twice_does_not_close(plan: Plan) -> None:

@@ -1,5 +1,6 @@
 """Tables, JUnit XML and Markdown of a run, over runs whose notebooks are written rather than executed."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ from proofbook.report.junit import junit_xml
 from proofbook.report.markdown import code, plain, summary_markdown
 from proofbook.report.markup import LOOKS, TRIAGE, chip, number, table
 from proofbook.report.pages import exporter, page, style_sheet
+from proofbook.report.site import build_site
 from proofbook.verdict import Verdict
 from proofbook.workbook.records import CheckRecord
 
@@ -310,6 +312,17 @@ def test_a_page_shows_formulas_pictures_sound_and_terminal_colours(results: Resu
     assert "case.finish" in re.sub(r"<[^>]+>", "", html)
     for kind in set(re.findall(r"ansi-[a-z-]+", html)):
         assert f".{kind} " in style_sheet()
+
+
+def test_a_notebook_whose_json_is_of_another_shape_costs_its_own_page_only(tmp_path: Path) -> None:
+    run = report_run.write_run(tmp_path, report_run.plan("cpu", models=["bert", "vit"]), lambda case: Verdict.PASS)
+    bert = next(tmp_path.glob("cases/*/bert@cpu.ipynb"))
+    content = json.loads(bert.read_text())
+    content["cells"].append({"cell_type": "code", "metadata": {}, "source": "without outputs"})
+    bert.write_text(json.dumps(content))
+    build_site(run, nbformat.v4.new_notebook)
+    assert "bert@cpu.ipynb can't be read" in next(tmp_path.glob("site/cases/*/bert@cpu.html")).read_text()
+    assert "can't be read" not in next(tmp_path.glob("site/cases/*/vit@cpu.html")).read_text()
 
 
 def test_a_formula_that_can_not_be_read_stays_as_tex() -> None:

@@ -1,16 +1,22 @@
-"""The ledger: one row a planned case and one a check, made from the plan and the executed notebooks alone."""
+"""The ledger: one row a planned case and one a check, made from the plan and the executed notebooks alone.
 
+Its tables say of which state of those files they were made, so that who only looks need not read every notebook again.
+"""
+
+import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
+import proofbook
 from proofbook.batch.account import Efficiency, efficiency, execution_of
-from proofbook.batch.plan import Plan, PlannedCase
+from proofbook.batch.plan import PLAN_FILE, Plan, PlannedCase
 from proofbook.files import write_atomic
 from proofbook.verdict import Verdict
 from proofbook.workbook import scraps
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
 CASES_FILE, CHECKS_FILE = "ledger/cases.parquet", "ledger/checks.parquet"
 # the key of a notebook's metadata under which the engine says how an execution ended that did not end well
 METADATA = "proofbook"
+_Row = TypeVar("_Row", bound=Record)
+# the key of a table's metadata under which the state stands of the files that it was made from
+_STATE = b"proofbook"
 
 
 class LedgerOpen(AssertionError):
@@ -42,6 +51,8 @@ class Ledger:
 
     plan: Plan
     results: tuple[Result, ...]
+    # of the files that it was made from
+    state: str = field(default="", compare=False)
 
     @property
     def cases(self) -> tuple[CaseRecord, ...]:
@@ -92,8 +103,8 @@ class Ledger:
 
     def write(self, folder: Path) -> None:
         """Write both tables into a run's folder, over whatever is there."""
-        write_atomic(folder / CASES_FILE, _parquet(CaseRecord, self.cases))
-        write_atomic(folder / CHECKS_FILE, _parquet(CheckRecord, self.checks))
+        write_atomic(folder / CASES_FILE, _parquet(CaseRecord, self.cases, self.state))
+        write_atomic(folder / CHECKS_FILE, _parquet(CheckRecord, self.checks, self.state))
 
 
 def read_ledger(folder: Path) -> Ledger:
@@ -103,7 +114,30 @@ def read_ledger(folder: Path) -> Ledger:
         BadPlan: the folder has no usable plan.
     """
     plan = Plan.load(folder)
-    return Ledger(plan, tuple(read_result(folder, plan.run, case) for case in plan.cases))
+    state = _state(folder, plan)
+    return Ledger(plan, tuple(read_result(folder, plan.run, case) for case in plan.cases), state)
+
+
+def current_ledger(folder: Path) -> Ledger:
+    """The ledger that ``ledger/`` holds, where neither plan nor notebooks have changed since; else :func:`read_ledger`.
+
+    Raises:
+        BadPlan: the folder has no usable plan.
+    """
+    plan = Plan.load(folder)
+    try:
+        return _read_tables(folder, plan)
+    except Exception:  # a table is missing, older, or damaged, of which pyarrow makes any error
+        return read_ledger(folder)
+
+
+def _read_tables(folder: Path, plan: Plan) -> Ledger:
+    state = _state(folder, plan)
+    cases = _rows(CaseRecord, folder / CASES_FILE, state)
+    checks: dict[str, list[CheckRecord]] = {case.case: [] for case in cases}
+    for check in _rows(CheckRecord, folder / CHECKS_FILE, state):
+        checks[check.case].append(check)
+    return Ledger(plan, tuple(Result(case, tuple(checks[case.case])) for case in cases), state)
 
 
 def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
@@ -115,15 +149,15 @@ def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
     if not path.is_file():
         return Result(_row(run, planned, Verdict.NOT_RUN, "the run ended before it was this case's turn"))
     try:
-        metadata = _metadata(path)
+        notebook = _notebook(path)
     except ValueError as error:
         return Result(_row(run, planned, Verdict.ERROR, f"{planned.notebook} is not a readable notebook: {error}"))
+    metadata = notebook["metadata"]
     account = execution_of(metadata).model_dump()
     try:
-        found = scraps.read(path)
+        found = scraps.scraps_of(notebook)
     except scraps.NoScraps as error:
-        verdict, reason = _without_scraps(metadata.get(METADATA), error)
-        reason = reason.replace(str(path), planned.notebook)
+        verdict, reason = _without_scraps(planned.notebook, metadata.get(METADATA), error)
         row = _row(run, planned, verdict, reason, seconds=_duration(metadata))
         return Result(row.model_copy(update=account))
     if found.case.case != planned.case:
@@ -146,27 +180,26 @@ def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
 def is_readable(path: Path) -> bool:
     """Whether a file is there, and a notebook."""
     try:
-        return bool(_metadata(path))
+        return bool(_notebook(path)["metadata"])
     except (FileNotFoundError, ValueError):
         return False
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a notebook. Raises ValueError where the file is not one."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    metadata = content.get("metadata") if isinstance(content, dict) else None
-    if not isinstance(metadata, dict) or not isinstance(content.get("cells"), list):
-        raise ValueError("it has no metadata and no cells")
-    return metadata
+def _notebook(path: Path) -> dict[str, Any]:
+    """The JSON of a notebook, which has metadata and cells. Raises ValueError where the file is not one."""
+    match json.loads(path.read_bytes()):
+        case {"metadata": dict(), "cells": list()} as notebook:
+            return dict(notebook)
+    raise ValueError("it has no metadata and no cells")
 
 
-def _without_scraps(execution: Any, error: scraps.NoScraps) -> tuple[Verdict, str]:
+def _without_scraps(notebook: str, execution: Any, error: scraps.NoScraps) -> tuple[Verdict, str]:
     match execution:
         case {"verdict": str(verdict), "reason": str(reason)} if verdict in set(Verdict):
             return Verdict(verdict), reason
     if error.__cause__ is not None:  # there are scraps, and something is wrong with them
-        return Verdict.ERROR, " ".join(str(error).split())
-    return Verdict.CRASH, f"the notebook came to its end without a verdict: {error}"
+        return Verdict.ERROR, " ".join(f"{notebook}: {error}".split())
+    return Verdict.CRASH, f"the notebook came to its end without a verdict: {notebook}: {error}"
 
 
 def _judged(case: CaseRecord, metadata: dict[str, Any]) -> tuple[Verdict, str]:
@@ -201,18 +234,50 @@ def _row(run: str, planned: PlannedCase, verdict: Verdict, reason: str, seconds:
     )
 
 
-def _parquet(kind: type[Record], rows: Sequence[Record]) -> bytes:
+def _state(folder: Path, plan: Plan) -> str:
+    """What tells whether the plan or a notebook has changed: a hash of the sizes and times of their files."""
+    files = (folder / name for name in (PLAN_FILE, *(case.notebook for case in plan.cases)))
+    seen = [(found.st_size, found.st_mtime_ns, found.st_ctime_ns) if (found := _stat(file)) else None for file in files]
+    return hashlib.sha256(repr((proofbook.__version__, seen)).encode()).hexdigest()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _parquet(kind: type[Record], rows: Sequence[Record], state: str) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, _column_type(field.annotation)) for name, field in kind.model_fields.items()])
     plain = [
         {name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()}
         for row in (row.model_dump(mode="json") for row in rows)
     ]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(plain, schema=schema), buffer)
+    pq.write_table(pa.Table.from_pylist(plain, schema=_schema(kind, state)), buffer)
     return buffer.getvalue()
+
+
+def _rows(kind: type[_Row], path: Path, state: str) -> list[_Row]:
+    """The rows of a table of that state; raises ValueError where it is of another, or pyarrow's errors."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if not file.schema_arrow.equals(_schema(kind, state), check_metadata=True):
+            raise ValueError(f"{path} was made from other files")
+        rows = file.read().to_pylist()
+    nested = [name for name, about in kind.model_fields.items() if get_origin(about.annotation) is dict]
+    return [kind.model_validate({**row, **{name: json.loads(row[name]) for name in nested}}) for row in rows]
+
+
+def _schema(kind: type[Record], state: str) -> "pa.Schema":
+    import pyarrow as pa
+
+    columns = [(name, _column_type(field.annotation)) for name, field in kind.model_fields.items()]
+    return pa.schema(columns, metadata={_STATE: state})
 
 
 def _column_type(annotation: Any) -> "pa.DataType":

@@ -1,5 +1,6 @@
 """Everything that a run is reported as, from its notebooks."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -15,7 +16,7 @@ def build_report(run_dir: Path) -> Path:
         BadPlan: the folder is not that of a run.
         papermill.PapermillExecutionError: the summary notebook itself failed.
     """
-    from proofbook.batch.ledger import read_ledger
+    from proofbook.batch.ledger import current_ledger
     from proofbook.files import write_atomic
     from proofbook.report.collect import Results
     from proofbook.report.coverage import coverage_markdown
@@ -23,7 +24,7 @@ def build_report(run_dir: Path) -> Path:
     from proofbook.report.markdown import summary_markdown
 
     run_dir = run_dir.resolve()
-    results = Results(run_dir, read_ledger(run_dir))
+    results = Results(run_dir, current_ledger(run_dir))
     write_atomic(run_dir / "junit.xml", junit_xml(results))
     write_atomic(run_dir / "summary.md", summary_markdown(results).encode("utf-8", "replace"))
     write_atomic(run_dir / "coverage.md", coverage_markdown(results).encode("utf-8", "replace"))
@@ -31,4 +32,6 @@ def build_report(run_dir: Path) -> Path:
     from proofbook.report.site import build_site
     from proofbook.report.summary import execute_summary
 
-    return build_site(results, execute_summary(run_dir))
+    # a page a case is made here while the summary's kernel is at work
+    with ThreadPoolExecutor(1) as beside:
+        return build_site(results, beside.submit(execute_summary, run_dir).result)

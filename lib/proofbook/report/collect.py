@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from proofbook.batch.ledger import Ledger, read_ledger
+from proofbook.batch.ledger import Ledger, current_ledger
 from proofbook.batch.plan import PLAN_FILE, BadPlan
 from proofbook.catalog import Category
 from proofbook.paths import outputs_dir
@@ -120,7 +120,9 @@ class Results:
 
 
 def collect(run: str | Path = "") -> Results:
-    """Read a run, notebook by notebook: what one damaged file says is lost, and no more than that.
+    """Read a run, from its ledger as long as that is of the same notebooks, else from these, one by one.
+
+    What a damaged notebook says is lost, and no more than that.
 
     Args:
         run: the run's folder; empty for the newest one in ``outputs/``.
@@ -130,7 +132,7 @@ def collect(run: str | Path = "") -> Results:
     """
     folder = Path(run).resolve() if run else newest_run(outputs_dir())
     base = os.path.relpath(folder).replace(os.sep, "/")
-    return Results(folder, read_ledger(folder), "" if base == "." else f"{base}/")
+    return Results(folder, current_ledger(folder), "" if base == "." else f"{base}/")
 
 
 def newest_run(outputs: Path) -> Path:

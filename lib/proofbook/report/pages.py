@@ -1,7 +1,7 @@
 """Notebooks as pages of HTML: nbconvert's basic template inside a page of ours, math as MathML, no script needed."""
 
 import re
-from functools import cache
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,25 @@ TEMPLATES = Path(__file__).parent / "templates"
 _DATA_ONLY = re.compile(r"application/(scrapbook|papermill)\.")
 
 
-def exporter(code: bool) -> TemplateExporter:
-    """An exporter for pages with or without their code cells; it can be used for any number of notebooks.
+class PageExporter(TemplateExporter):  # type: ignore[misc]
+    """Puts a notebook into the template as it is.
 
-    Not an HTMLExporter, which parses and writes each page once more to look for pictures without words: that
-    takes as long as all the rest.
+    Not an HTMLExporter, which parses and writes each page once more to look for pictures without words: that takes as
+    long as all the rest. And without preprocessors: to copy and validate the notebook for each of them, and to make the
+    style sheet that its template asks for and ours does not use, takes as long again.
     """
-    return TemplateExporter(
+
+    def _preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+        return nb, resources
+
+
+def exporter(code: bool) -> PageExporter:
+    """An exporter for pages with or without their code cells; it can be used for any number of notebooks."""
+    return PageExporter(
         config=Config(),
         template_name="proofbook",
         template_file="index.html.j2",
         extra_template_basedirs=[str(TEMPLATES)],
-        default_preprocessors=[],
         exclude_input=not code,
         exclude_input_prompt=not code,
         exclude_output_prompt=True,
@@ -38,7 +45,7 @@ def exporter(code: bool) -> TemplateExporter:
     )
 
 
-def page(through: TemplateExporter, notebook: NotebookNode, about: dict[str, Any]) -> str:
+def page(through: PageExporter, notebook: NotebookNode, about: dict[str, Any]) -> str:
     """The page of one notebook; ``about`` is what ``templates/proofbook/index.html.j2`` calls ``page``."""
     html, _ = through.from_notebook_node(_without_data(notebook), {"page": about})
     return str(html)
@@ -66,12 +73,15 @@ def _without_data(notebook: NotebookNode) -> NotebookNode:
 
 
 # The notebooks of a category share their prose and most of their code: each piece is rendered once.
-@cache
+_once = lru_cache(maxsize=4096)
+
+
+@_once
 def _markdown(source: str) -> str:
     return str(MarkdownWithMath(renderer=_MathRenderer(escape=False)).render(source))
 
 
-@cache
+@_once
 def _python(source: str) -> str:
     return str(Highlight2HTML(pygments_lexer="ipython3")(source))
 

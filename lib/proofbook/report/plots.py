@@ -92,13 +92,14 @@ def _fastest_first(cases: Iterable[CaseRecord]) -> list[str]:
 
 def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Sequence[str], value: Value) -> None:
     seen: list[float] = []
+    places = {row: place for place, row in enumerate(rows)}
     for at, target in enumerate(results.targets):
         points = [(found, case) for case in cases if case.target == target and (found := value(case))]
         if not points:
             continue
         dots = axis.scatter(
             [found for found, _ in points],
-            [rows.index(Results.row(case)) for _, case in points],
+            [places[Results.row(case)] for _, case in points],
             s=22,
             label=target,
             color=COLOURS[at % len(COLOURS)],

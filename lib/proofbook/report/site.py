@@ -3,6 +3,8 @@
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from proofbook.report.collect import Results
 from proofbook.report.coverage import EXPLANATION, coverage_page
 from proofbook.report.markup import chip, clip
 from proofbook.report.overview import REUSED, origin
-from proofbook.report.pages import exporter, page, style_sheet
+from proofbook.report.pages import PageExporter, exporter, page, style_sheet
 from proofbook.workbook.html import SIGNS
 from proofbook.workbook.records import CaseRecord
 
@@ -24,8 +26,12 @@ _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _CASE_LINK = re.compile(r'(href="cases/[^"#?]+)\.ipynb"')
 
 
-def build_site(results: Results, summary: NotebookNode) -> Path:
+def build_site(results: Results, summary: Callable[[], NotebookNode]) -> Path:
     """Write ``site/`` into the run's folder, replacing an earlier one only when the new one is whole.
+
+    Args:
+        results: the run.
+        summary: gives its executed summary, or raises; asked last.
 
     Returns:
         the path of ``site/index.html``.
@@ -35,14 +41,13 @@ def build_site(results: Results, summary: NotebookNode) -> Path:
         new, old = Path(beside, "new"), Path(beside, "old")
         new.mkdir()
         _write(new / "style.css", style_sheet())
-        _write(new / "index.html", _summary_page(results, summary))
         _write(new / COVERAGE, _coverage_page(results))
         through = exporter(code=True)
         for case in results.cases:
             if results.link(case) is not None:
-                html = page(through, _notebook(results.folder / case.notebook), _about_case(results, case))
-                _write(new / page_path(case), html)
+                _write(new / page_path(case), _case_page(through, results, case))
                 _copy_reproduction(results, case, new)
+        _write(new / "index.html", _summary_page(results, summary()))
         if site.exists():
             site.rename(old)
         shutil.move(new, site)
@@ -86,6 +91,18 @@ def _coverage_page(results: Results) -> str:
     return _CASE_LINK.sub(r'\1.html"', page(exporter(code=False), nbformat.v4.new_notebook(cells=cells), about))
 
 
+def _case_page(through: PageExporter, results: Results, case: CaseRecord) -> str:
+    """The page of an executed notebook, or, where that is damaged, one that says so."""
+    path, about = results.folder / case.notebook, _about_case(results, case)
+    try:
+        # not validated, which would take as long as the page
+        notebook = nbformat.convert(nbformat.reader.reads(path.read_text(encoding="utf-8")), 4)
+        return page(through, notebook, about)
+    except Exception as error:  # nbformat, JSON, the template and the file system each raise their own
+        said = f"# {path.name} can't be read\n\n`{type(error).__name__}`: {str(error)[:500]}"
+        return page(through, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(said)]), about)
+
+
 def _about(results: Results, kind: str, title: str, root: str) -> dict[str, Any]:
     return {
         "kind": kind,
@@ -95,8 +112,13 @@ def _about(results: Results, kind: str, title: str, root: str) -> dict[str, Any]
         "run": results.name,
         "links": [],
         "banner": "",
-        "foot": f"proofbook {version('proofbook')}, run {results.name}",
+        "foot": f"proofbook {_version()}, run {results.name}",
     }
+
+
+@cache
+def _version() -> str:
+    return version("proofbook")
 
 
 def _about_case(results: Results, case: CaseRecord) -> dict[str, Any]:
@@ -113,12 +135,3 @@ def _about_case(results: Results, case: CaseRecord) -> dict[str, Any]:
         chip(case.verdict), case.case, clip(case.reason), reused, case.rerun
     )
     return about
-
-
-def _notebook(path: Path) -> NotebookNode:
-    """The executed notebook, or, where the file is damaged, one that says so."""
-    try:
-        return nbformat.read(path, as_version=4)
-    except Exception as error:  # nbformat, JSON and the file system each raise their own
-        said = f"# {path.name} can't be read\n\n`{type(error).__name__}`: {str(error)[:500]}"
-        return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(said)])
