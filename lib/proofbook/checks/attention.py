@@ -1,5 +1,6 @@
 """Do the implementations of attention agree, and is the one that was asked for the one that ran?"""
 
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,11 @@ from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
 from proofbook.checks.compare import Comparison
+from proofbook.checks.conditioning import judged
+from proofbook.checks.hidden import without_padding
+from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import copied
 from proofbook.compat import AttentionInterface
@@ -40,6 +45,7 @@ def attention_implementations(trial: Trial) -> Observation:
     comparisons: list[Comparison] = []
     failed: list[str] = []
     refused: list[str] = []
+    known: dict[str, Any] = {}
     seen = 0
     for name in asked:
         try:
@@ -58,20 +64,86 @@ def attention_implementations(trial: Trial) -> Observation:
             what = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
             said = isinstance(error, ValueError | NotImplementedError | ImportError) and name.partition("_")[0] in what
             (refused if said else failed).append(f"{name} was asked for and raises {what}")
+            known = known if said else {"raising": name}
             continue
-        comparisons += trial.compare_to_truth(outputs, f", {name}")
-        failed += [f"{name} was asked for, {other}" for other in _others(chosen, name, calls, kernels.count)]
+        found = trial.compare_to_truth(outputs, f", {name}")
+        comparisons += found
+        others = _others(chosen, name, calls, kernels.count)
+        failed += [f"{name} was asked for, {other}" for other in others]
         seen += len(calls) + kernels.count
+        if others:
+            known = known or {"asked": name, "astray": _astray(chosen, name, calls)}
+        elif not all(one.passed for one in found):
+            known = known or {"wrong": name}
     if not (seen or failed):
         raise NotApplicable("; ".join(refused) or "no layer of the class computes attention")
-    judged = Observation.of(comparisons, "1")
+    # a layer that took another implementation is a fault, whatever becomes of the outputs
+    result = Observation.of(comparisons, "1") if failed else judged(trial, comparisons, "1")
     return Observation(
-        passed=judged.passed and not failed,
-        observed=f"{judged.observed}; {len(failed)} failed of {', '.join(asked)}",
+        passed=result.passed and not failed,
+        observed=f"{result.observed}; {len(failed)} failed of {', '.join(asked)}",
         allowed="1; 0 failed",
-        detail="; ".join([*failed[:5], *([judged.detail] * bool(judged.detail)), *refused]),
-        comparisons=judged.comparisons,
+        detail="; ".join([*failed[:5], *([result.detail] * bool(result.detail)), *refused]),
+        comparisons=result.comparisons,
+        evidence=known or {"wrong": asked[-1]},
     )
+
+
+@reproduces(attention_implementations)
+def it_runs(model: nn.Module, whole: Any, inputs: Mapping[str, Any], dtype: torch.dtype, raising: str) -> None:
+    """A model runs with an implementation of attention that its class claims to support, as it does without."""
+    call(model, inputs, dtype)
+    try:
+        call_with(raising, model, whole, inputs, dtype)
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        raise AssertionError(f"{raising}: observed {type(error).__name__}: {said}, allowed no exception") from error
+
+
+@reproduces(attention_implementations)
+def it_is_chosen(whole: Any, asked: str, astray: list[str]) -> None:
+    """The implementation of attention that was asked for is that of every layer."""
+    chosen = choose_attention(whole, asked)
+    for name in astray:
+        found = chosen.get_submodule(name).config._attn_implementation
+        assert found == asked, f"the implementation of {name}: observed {found}, allowed {asked}"
+
+
+@reproduces(attention_implementations)
+def it_is_right(
+    model: nn.Module,
+    whole: Any,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    wrong: str,
+) -> None:
+    """With an implementation of attention that the class claims, outputs lie near those of eager float64."""
+    true, floor = (without_padding(eager(model, inputs, one), inputs) for one in (torch.float64, dtype))
+    outputs = without_padding(call_with(wrong, model, whole, inputs, dtype), inputs)
+    agree(outputs, {name: one for name, one in true.items() if name in outputs}, tolerance, (floor, true))
+
+
+def call_with(
+    implementation: str, model: nn.Module, whole: Any, inputs: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """What one forward call gives with an implementation of attention."""
+    path = next(name for name, module in whole.named_modules() if module is model)
+    with torch.compiler.set_stance("force_eager"):  # compiling flex attention takes many seconds
+        return call(choose_attention(whole, implementation).get_submodule(path), inputs, dtype)
+
+
+def choose_attention(whole: Any, implementation: str) -> Any:
+    """The model with an implementation of attention, or another one where it can't be changed any more."""
+    if whole.config._attn_implementation == implementation:
+        return whole
+    if whole._can_set_attn_implementation():
+        whole.set_attn_implementation(implementation)
+        return whole
+    with tempfile.TemporaryDirectory() as folder:
+        whole.save_pretrained(folder)
+        again = type(whole).from_pretrained(folder, dtype=whole.dtype, attn_implementation=implementation)
+    return again.eval().to(whole.device)
 
 
 @dataclass(frozen=True)
@@ -146,6 +218,19 @@ def _others(model: nn.Module, asked: str, calls: Sequence[Call], kernels: int) -
     if asked == "sdpa" and calls and not kernels and not any(one.name != "sdpa" for one in calls):
         used["torch's kernel was not called"] += 1
     return [f"{text} ({count} times)" for text, count in (configured + used).items()]
+
+
+def _astray(model: nn.Module, asked: str, calls: Sequence[Call]) -> list[str]:
+    """The paths of the layers that took another implementation, and of the models that are configured for another."""
+    took = {one.layer for one in calls if one.name != asked}
+    owners = _owners(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if (module in took or owners.get(module) is module)
+        and _claims(owners[module], asked)
+        and getattr(getattr(module, "config", None), "_attn_implementation", asked) != asked
+    ]
 
 
 def _owners(model: nn.Module) -> dict[nn.Module, PreTrainedModel]:

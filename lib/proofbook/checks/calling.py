@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 
 from proofbook.checks.localise import Execution
-from proofbook.checks.plain import agree, call, rounding
+from proofbook.checks.plain import agree, call, placed, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import CODES
 from proofbook.checks.trial import Trial
-from proofbook.runtimes.outputs import is_cache
+from proofbook.runtimes.outputs import flatten, is_cache
 
 # what an optional argument means when it is left out, by the end of its name
 _ABSENT = {"attention_mask": 1, "pixel_mask": 1, "padding_mask": 1, "token_type_ids": 0}
@@ -36,10 +36,33 @@ def tuple_outputs(trial: Trial) -> Observation:
         raise
     found = trial.run(inputs)
     if not issubclass(kind, tuple) or len(found) != len(trial.outputs):
-        usual = f"a tuple of {len(trial.outputs)} tensors"
-        return Observation(False, f"{kind.__name__} of {len(found)} tensors", usual, ", ".join(trial.outputs))
+        usual, known = f"a tuple of {len(trial.outputs)} tensors", {"arguments": {"return_dict": False}}
+        seen = f"{kind.__name__} of {len(found)} tensors"
+        return Observation(False, seen, usual, ", ".join(trial.outputs), evidence=known)
     named = dict(zip(trial.outputs, found.values(), strict=True))
     return Observation.of(trial.agree(named, trial.outputs), f"1 in each of {len(named)} outputs")
+
+
+@reproduces(tuple_outputs)
+def tuple_has_every_output(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, arguments: Mapping[str, bool]
+) -> None:
+    """As a tuple, outputs are as many as by their names."""
+    names = list(call(model, inputs, dtype))
+    with torch.no_grad():
+        outputs = model(**placed(model, inputs, dtype), **arguments)
+    found = f"a {type(outputs).__name__} of {len(flatten(outputs))}"
+    allowed = f"a tuple of {len(names)}"
+    assert found == allowed, f"observed {found}, allowed {allowed}: {', '.join(names)}"
+
+
+@reproduces(tuple_outputs)
+def tuple_gives_the_same(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """As a tuple, outputs are those by their names, in the same order."""
+    expected, found = call(model, inputs, dtype), call(model, {**inputs, "return_dict": False}, dtype)
+    agree(dict(zip(expected, found.values(), strict=True)), expected, tolerance, rounding(model, inputs, dtype))
 
 
 @check
@@ -50,11 +73,26 @@ def argument_order(trial: Trial) -> Observation:
         reordered = trial.run(dict(reversed(trial.inputs.items())))
         comparisons += trial.agree(reordered, trial.outputs, ", in the opposite order")
     if leading := _leading(trial):
-        placed = trial.run_module(_ByPosition(trial.called, leading))
+        placed = trial.run_module(ByPosition(trial.called, leading))
         comparisons += trial.agree(placed, trial.outputs, f", {', '.join(leading)} by position")
     if not comparisons:
         raise NotApplicable("the one input is not the first that forward takes")
-    return Observation.of(comparisons, f"1 in each of {len(trial.outputs)} outputs")
+    seen = Observation.of(comparisons, f"1 in each of {len(trial.outputs)} outputs")
+    return replace(seen, evidence={"leading": leading})
+
+
+@reproduces(argument_order)
+def order_changes_nothing(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    leading: list[str],
+) -> None:
+    """Arguments by keyword in the opposite order, and the leading ones by position, give the same."""
+    expected, noise = call(model, inputs, dtype), rounding(model, inputs, dtype)
+    agree(call(model, dict(reversed(list(inputs.items()))), dtype), expected, tolerance, noise)
+    agree(call(ByPosition(model, leading), inputs, dtype), expected, tolerance, noise)
 
 
 @check
@@ -165,7 +203,7 @@ def embeddings_stand_for_ids(
         agree(call(model, {**others, embeds: embedded}, dtype), expected, tolerance, noise)
 
 
-class _ByPosition(nn.Module):
+class ByPosition(nn.Module):
     """A model whose leading arguments are handed over by position."""
 
     def __init__(self, model: nn.Module, leading: Sequence[str]) -> None:

@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor, nn
 
 from proofbook.catalog import Weights
 from proofbook.checks.compare import rms
-from proofbook.checks.goal import Cuts, Gradients, NothingToTrain
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.goal import Cuts, Gradients, NothingToTrain, directions_of, gradients_of, slope_along
+from proofbook.checks.plain import call, eager, placed
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import limits, reproduces
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import copied, reference_model
 from proofbook.compat import checkpoint_activations
+from proofbook.runtimes.outputs import attached
 
 # rounding grows on the way forth and back again: so many times what is allowed in outputs
 BACKWARD = 16.0
@@ -31,12 +35,36 @@ def gradients(trial: Trial) -> Observation:
     """On the target every parameter gets the gradient that it has in float64, and no value of it is NaN or infinite."""
     _trainable(trial)
     model = copied(trial.called).eval()
-    true, found = trial.true_gradients, trial.goal.gradients(model, torch.float32)
-    shares = _shares(trial, model, found, true)
+    with evidence(leading=list(trial.goal.directions)):
+        found = trial.goal.gradients(model, torch.float32)
+    true, allowed = trial.true_gradients, limits(trial.tolerance)
+    shares = shares_of_allowed(allowed, model, found, true)
     if max(shares.values(), default=0.0) > 1:
         floor = trial.goal.gradients(reference_model(trial.called, torch.float32), torch.float32)
-        shares = _shares(trial, model, found, true, floor)
+        shares = shares_of_allowed(allowed, model, found, true, floor)
     return _judged(shares, found, true)
+
+
+@reproduces(gradients)
+def outputs_lead_back(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, leading: list[str]) -> None:
+    """From the sum of outputs, in evaluation mode, gradients lead back to the parameters."""
+    with torch.enable_grad():
+        outputs = attached(model(**placed(model, inputs, dtype)))
+        torch.stack([outputs[name].sum() for name in leading]).sum().backward()
+
+
+@reproduces(gradients)
+def gradients_are_those_of_float64(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """Of random projections of all outputs every parameter gets the gradient that it has in float64."""
+    outputs, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
+    directions = directions_of({name: one for name, one in true.items() if name in outputs}, inputs)
+    expected = gradients_of(reference_model(model, torch.float64), inputs, directions, torch.float64)
+    floor = gradients_of(reference_model(model, dtype), inputs, directions, dtype)
+    found = gradients_of(model, inputs, directions, dtype)
+    for name, share in shares_of_allowed(tolerance, model, found, expected, floor).items():
+        assert share <= 1, f"the gradient of {name}: observed {share:.3g} of the error allowed, allowed 1"
 
 
 @check
@@ -44,7 +72,7 @@ def gradients_by_difference(trial: Trial) -> Observation:
     """In float64 the gradient along a random direction of all parameters is the slope of outputs along it."""
     _trainable(trial)
     model = reference_model(trial.called, torch.float64)
-    direction = _direction(model)
+    direction = random_step(model)
     terms = [float((one * direction[name]).sum()) for name, one in trial.true_gradients.items() if one is not None]
     size = math.sqrt(sum(term**2 for term in terms))
     least = math.inf
@@ -61,6 +89,20 @@ def gradients_by_difference(trial: Trial) -> Observation:
     return Observation(least <= SLOPE, f"{least:.2g} of the gradient apart", f"{SLOPE:g}")
 
 
+@reproduces(gradients_by_difference)
+def gradient_is_the_slope(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
+    """In float64 the gradient along a random step of all parameters is the slope of outputs along it."""
+    outputs, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
+    directions = directions_of({name: one for name, one in true.items() if name in outputs}, inputs)
+    exact = reference_model(model, torch.float64)
+    found, step = gradients_of(exact, inputs, directions, torch.float64), random_step(exact)
+    terms = [float((one * step[name]).sum()) for name, one in found.items() if one is not None]
+    size = math.sqrt(sum(term**2 for term in terms))
+    apart = (abs(slope_along(exact, inputs, directions, step, each) - sum(terms)) / size for each in STEPS)
+    least = min(apart)
+    assert least <= SLOPE, f"gradient and slope: observed {least:.2g} of the gradient apart, allowed {SLOPE:g}"
+
+
 @check
 def gradient_checkpointing(trial: Trial) -> Observation:
     """In train mode gradients are the same with gradient checkpointing, which does happen."""
@@ -74,19 +116,51 @@ def gradient_checkpointing(trial: Trial) -> Observation:
     except NothingToTrain as error:
         raise NotApplicable("in train mode, what it drops decides how long each of its outputs is") from error
     model = copied(trial.model).train()
-    checkpoint_activations(model)
-    calls = _counted(model)
-    found = trial.goal.gradients(model.get_submodule(trial.encoded.module), torch.float32, **uncached)
+    with evidence(arguments=uncached):
+        calls = checkpointed(model)
+        found = trial.goal.gradients(model.get_submodule(trial.encoded.module), torch.float32, **uncached)
     if not calls:
-        return Observation(False, "nothing was checkpointed", "1 layer or more")
-    judged = _judged(_shares(trial, model.get_submodule(trial.encoded.module), found, usual), found, usual)
-    return Observation(
-        judged.passed, f"{judged.observed}; {len(calls)} layers checkpointed", judged.allowed, judged.detail
-    )
+        known = {"arguments": uncached}
+        return Observation(False, "nothing was checkpointed", "1 layer or more", evidence=known)
+    module = model.get_submodule(trial.encoded.module)
+    judged = _judged(shares_of_allowed(limits(trial.tolerance), module, found, usual), found, usual)
+    said = f"{judged.observed}; {len(calls)} layers checkpointed"
+    return replace(judged, observed=said, evidence={"uncached": uncached})
 
 
-def _direction(model: nn.Module) -> dict[str, Tensor]:
-    """A random step in each parameter, of its own size; none in what an embedding layer keeps from being trained."""
+@reproduces(gradient_checkpointing)
+def layers_are_checkpointed(
+    model: nn.Module, whole: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, arguments: Mapping[str, bool]
+) -> None:
+    """With gradient checkpointing on, a call in train mode checkpoints layers."""
+    calls = checkpointed(whole.train())
+    with torch.enable_grad():
+        model(**placed(model, inputs, dtype), **arguments)
+    assert calls, "observed no layer that was checkpointed, allowed 1 or more"
+
+
+@reproduces(gradient_checkpointing)
+def checkpointing_changes_no_gradient(
+    model: nn.Module,
+    whole: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    uncached: Mapping[str, bool],
+) -> None:
+    """In train mode gradients of random projections of outputs are the same with gradient checkpointing."""
+    outputs, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
+    directions = directions_of({name: one for name, one in true.items() if name in outputs}, inputs)
+    whole.train()
+    usual = gradients_of(model, inputs, directions, dtype, **uncached)
+    checkpointed(whole)
+    found = gradients_of(model, inputs, directions, dtype, **uncached)
+    for name, share in shares_of_allowed(tolerance, model, found, usual).items():
+        assert share <= 1, f"the gradient of {name}: observed {share:.3g} of the error allowed, allowed 1"
+
+
+def random_step(model: nn.Module) -> dict[str, Tensor]:
+    """A random step of each parameter, of its own size; none in what an embedding layer keeps from being trained."""
     generator = torch.Generator().manual_seed(1)
     direction = {}
     for name, one in model.named_parameters():
@@ -108,16 +182,17 @@ def _trainable(trial: Trial) -> None:
         raise NotApplicable(f"{trial.target.runtime} is for inference")
 
 
-def _counted(model: nn.Module) -> list[str]:
-    """The layers that are checkpointed from now on, as they are called."""
+def checkpointed(model: nn.Module) -> list[str]:
+    """Switch gradient checkpointing on; the layers that are checkpointed from now on, as they are called."""
+    checkpoint_activations(model)
     calls: list[str] = []
 
     def counting(function: Callable[..., Any], kind: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             calls.append(kind)
             return function(*args, **kwargs)
 
-        return call
+        return counted
 
     for module in model.modules():
         function: Any = getattr(module, "_gradient_checkpointing_func", None)
@@ -126,13 +201,16 @@ def _counted(model: nn.Module) -> list[str]:
     return calls
 
 
-def _shares(
-    trial: Trial, model: nn.Module, found: Gradients, true: Gradients, floor: Gradients | None = None
+def shares_of_allowed(
+    tolerance: Mapping[str, float],
+    model: nn.Module,
+    found: Mapping[str, Tensor | None],
+    true: Mapping[str, Tensor | None],
+    floor: Mapping[str, Tensor | None] | None = None,
 ) -> dict[str, float]:
     """By how many times the error allowed each gradient is off, by root mean square."""
     sizes = {name: rms(one.detach()) or 1.0 for name, one in model.named_parameters()}
     most = max((rms(one) * sizes[name] for name, one in true.items() if one is not None), default=0.0)
-    eps = torch.finfo(torch.float32).eps
     shares = {}
     for name, right in true.items():
         got = found[name]
@@ -140,9 +218,9 @@ def _shares(
             there = got if right is None else right
             shares[name] = 0.0 if there is None or not rms(there) else math.inf
             continue
-        allowed = trial.tolerance.smallest * eps * max(rms(right), CANCELLED * most / sizes[name])
+        allowed = tolerance["smallest"] * tolerance["eps"] * max(rms(right), CANCELLED * most / sizes[name])
         if floor is not None and (noisy := floor[name]) is not None:
-            allowed = max(allowed, trial.tolerance.multiple * rms(noisy.double() - right))
+            allowed = max(allowed, tolerance["multiple"] * rms(noisy.double() - right))
         error = rms(got.double() - right)
         shares[name] = (
             (error / (BACKWARD * allowed) if allowed else math.inf if error else 0.0) if error == error else math.inf

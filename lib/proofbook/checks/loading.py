@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from proofbook.checks.compare import differing
 from proofbook.checks.plain import call, same
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.subject.checkpoint import Loaded, load_model
@@ -62,13 +63,25 @@ def save_load_round_trip(trial: Trial) -> Observation:
 def sharded_files(trial: Trial) -> Observation:
     """Saved in several files, and loaded in the dtype that they say, it is the same model, bit for bit."""
     sizes = [one.numel() * one.element_size() for one in trial.model.state_dict().values()]
-    with tempfile.TemporaryDirectory(prefix="proofbook-") as folder:
-        trial.model.save_pretrained(folder, max_shard_size=max(1, sum(sizes) // SHARDS))
+    largest = max(1, sum(sizes) // SHARDS)
+    with tempfile.TemporaryDirectory(prefix="proofbook-") as folder, evidence(largest=largest):
+        trial.model.save_pretrained(folder, max_shard_size=largest)
         files = len(list(Path(folder).glob("*.safetensors")))
         loaded = load_model(trial.spec, Path(folder), "auto")
     if files < 2 and len(sizes) > 1:
-        return Observation(False, "1 file", f"about {SHARDS}")
-    return _same(trial.model, loaded, f", from {files} files")
+        return Observation(False, "1 file", f"about {SHARDS}", evidence={"largest": largest})
+    return replace(_same(trial.model, loaded, f", from {files} files"), evidence={"largest": largest})
+
+
+@reproduces(sharded_files)
+def several_files_are_the_same(whole: Any, largest: int) -> None:
+    """Parameters and buffers survive saving in several files and loading in the dtype that these say, bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole.save_pretrained(folder, max_shard_size=largest)
+        files = len(list(Path(folder).glob("*.safetensors")))
+        again = type(whole).from_pretrained(folder, dtype="auto").to(whole.device)
+    assert files > 1, f"observed {files} file, allowed several of {largest} bytes"
+    same(again.state_dict(), whole.state_dict())
 
 
 @check
@@ -85,6 +98,18 @@ def tied_weights(trial: Trial) -> Observation:
         if parameters[one].data_ptr() != parameters[other].data_ptr()
     ]
     return Observation(not apart, f"{len(apart)} of {len(pairs)} pairs apart", "0", ", ".join(apart[:5]))
+
+
+@reproduces(tied_weights)
+def tied_parameters_are_one(whole: Any) -> None:
+    """Parameters that the class ties have the same memory."""
+    tensors = {
+        **dict(whole.named_buffers(remove_duplicate=False)),
+        **dict(whole.named_parameters(remove_duplicate=False)),
+    }
+    for one, other in whole.all_tied_weights_keys.items():
+        apart = tensors[one].data_ptr() != tensors[other].data_ptr()
+        assert not apart, f"{one} and {other}: observed two tensors, allowed one"
 
 
 def _same(model: PreTrainedModel, loaded: Loaded, more: str, moved: Sequence[str] = ()) -> Observation:
