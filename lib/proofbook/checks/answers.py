@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from proofbook.catalog import Weights
+from proofbook.checks.plain import placed
+from proofbook.checks.postprocessing import post_processed, post_processing
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
@@ -16,7 +18,8 @@ from proofbook.verdict import Blocked
 @check
 def answers(trial: Trial) -> Observation:
     """The task's post-processing, generation included, gives an answer for every row."""
-    found = trial.answers
+    with post_processing():
+        found = trial.answers
     return Observation(
         passed=len(found) == len(trial.rows) and all(answer is not None for answer in found),
         observed=f"{sum(answer is not None for answer in found)} answers",
@@ -24,16 +27,15 @@ def answers(trial: Trial) -> Observation:
     )
 
 
+reproduces(answers)(post_processed)
+
+
 @reproduces(answers)
 @torch.no_grad()
 def generates(whole: Any, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Greedy generation from the inputs comes to an end."""
-    given = {
-        name: value.to(whole.device, dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-        for name, value in inputs.items()
-        if not name.startswith("decoder_")
-    }
-    whole.generate(**given, max_new_tokens=8, do_sample=False)
+    given = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+    whole.generate(**placed(whole, given, dtype), max_new_tokens=8, do_sample=False)
 
 
 @check

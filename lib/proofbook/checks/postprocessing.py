@@ -1,17 +1,22 @@
 """Does post-processing say what the model's scores say: in boxes of the picture and maps of its size?"""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from traceback import walk_tb
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from transformers import ImageProcessingMixin
 
 from proofbook.checks.compare import Comparison, compare, errors_between
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.plain import placed
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 
 # masks of queries go through this size, or straight to that of the picture, as an architecture was published
@@ -125,7 +130,8 @@ def instance_maps(trial: Trial) -> Observation:
     """Each segment lies within a mask of the model's that has its label and score; maps have the size asked for."""
     restore = _method(trial, "instance_segmentation", "class_queries_logits", "masks_queries_logits")
     sizes = _sizes(trial, len(trial.outputs["class_queries_logits"]))
-    found = restore(_given(trial), threshold=0.0, target_sizes=sizes)
+    with post_processing():
+        found = restore(_given(trial), threshold=0.0, target_sizes=sizes)
     wrong, segments = [], 0
     allowed = _DIGITS + _rounding(trial)
     for row, (one, size) in enumerate(zip(found, sizes, strict=True)):
@@ -236,6 +242,36 @@ class _Masks:
         covers = (self.inside | ~pixels).flatten(1).all(1)
         scores = self.classes[:, segment["label_id"]] * self.means
         return bool((covers & ((scores - segment["score"]).abs() <= allowed)).any())
+
+
+@contextmanager
+def post_processing() -> Iterator[None]:
+    """Keep with an exception that an image processor raises over outputs what its reproduction needs."""
+    try:
+        yield
+    except Exception as error:
+        for frame, _ in walk_tb(error.__traceback__):
+            method, processor = frame.f_code.co_name, frame.f_locals.get("self")
+            if method.startswith("post_process_") and isinstance(processor, ImageProcessingMixin):
+                _, *asked = inspect.signature(getattr(processor, method)).parameters
+                arguments = {name: frame.f_locals[name] for name in asked}
+                with evidence(processor=processor, method=method, arguments=arguments):
+                    raise
+        raise
+
+
+@reproduces(instance_maps)
+@torch.no_grad()
+def post_processed(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    processor: Any,
+    method: str,
+    arguments: Mapping[str, Any],
+) -> None:
+    """The image processor makes answers of the outputs."""
+    getattr(processor, method)(model(**placed(model, inputs, dtype)), **arguments)
 
 
 def _masks(trial: Trial, row: int, size: Size) -> Iterator[_Masks]:
