@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import mixes_neighbours, parameters
 from proofbook.checks.plain import agree, call, rounding
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.signal import kept_ids
 from proofbook.checks.streams import Side, Stream, rows_of, slice_row, sliceable
@@ -95,8 +95,9 @@ def masked_content(trial: Trial) -> Observation:
     batch[stream.mask][numbers, places] = 0
     changed = batch[stream.tokens].clone()
     changed[numbers, places] = others
-    before, after = trial.run(batch), trial.run({**batch, stream.tokens: changed})
-    comparisons = []
+    with evidence(inputs=batch):
+        before, after = trial.run(batch), trial.run({**batch, stream.tokens: changed})
+    comparisons, judged = [], dict[str, bool]()
     names = text.judged(before, len(places))
     second = trial.config.is_encoder_decoder
     # similarities of every row to every other are as many as the tokens by chance
@@ -115,9 +116,41 @@ def masked_content(trial: Trial) -> Observation:
             expected, actual = expected.clone(), actual.clone()
             expected[numbers, places] = actual[numbers, places] = 0
         comparisons += trial.agree({name: actual}, {name: expected})
+        judged[name] = name in by_token
     if not comparisons:
         raise NotApplicable("no output has an entry a row")
-    return Observation.of(comparisons, f"1 under each of {len(places)} bits")
+    kept = {"single": stream.with_mask(row), "tokens": stream.tokens, "mask": stream.mask, "judged": judged}
+    seen = Observation.of(comparisons, f"1 under each of {len(places)} bits")
+    return replace(seen, evidence={**kept, "places": places, "others": others})
+
+
+@reproduces(masked_content)
+def what_is_masked_changes_nothing(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    single: Mapping[str, Any],
+    tokens: str,
+    mask: str,
+    places: Tensor,
+    others: Tensor,
+    judged: Mapping[str, bool],
+) -> None:
+    """What stands under a mask bit of 0, another bit in each row of a batch, changes nothing elsewhere."""
+    rows = torch.arange(len(places))
+    batch = rows_of(single, torch.zeros_like(rows))
+    batch[mask][rows, places] = 0
+    changed = batch[tokens].clone()
+    changed[rows, places] = others
+    before, after = (call(model, {**batch, tokens: ids}, dtype) for ids in (batch[tokens], changed))
+    noise = rounding(model, batch, dtype)
+    for name, has_entry_a_token in judged.items():
+        # what is pooled may be the state of the first token or of the last
+        elsewhere = (places > 0) & (places < batch[tokens].shape[1] - 1)
+        if has_entry_a_token:
+            elsewhere = torch.ones(batch[tokens].shape, dtype=torch.bool)
+            elsewhere[rows, places] = False
+        agree({name: after[name][elsewhere]}, {name: before[name][elsewhere]}, tolerance, noise)
 
 
 @check
