@@ -91,17 +91,7 @@ class Composer:
 
     def scores(self, inputs: Mapping[str, Any]) -> list[Tensor]:
         """The scores of the tokens of each row, padding left out: length × vocabulary."""
-        return self.shown(self.trial.run(inputs)["logits"], inputs)
-
-    def shown(self, logits: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
-        """Of scores, batch × length × vocabulary, those of each row that its mask shows.
-
-        What a class puts before the tokens, the features of its picture, is always shown.
-        """
-        ids = inputs["input_ids"]
-        mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
-        before = torch.ones(len(ids), logits.shape[1] - ids.shape[1], dtype=torch.bool)
-        return [row[seen] for row, seen in zip(logits, torch.cat([before, mask], dim=1), strict=True)]
+        return shown(self.trial.run(inputs)["logits"], inputs)
 
     def placeholders(self, inputs: Mapping[str, Any]) -> Tensor:
         """Which tokens stand for what is seen: booleans, batch × length.
@@ -118,6 +108,17 @@ class Composer:
         if not marked.any():
             raise NotApplicable(f"its prompts hold no token that stands for a {self.sees}")
         return marked
+
+
+def shown(logits: Tensor, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """Of scores, batch × length × vocabulary, those of each row that its mask shows.
+
+    What a class puts before the tokens, the features of its picture, is always shown.
+    """
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    before = torch.ones(len(ids), logits.shape[1] - ids.shape[1], dtype=torch.bool)
+    return [row[seen] for row, seen in zip(logits, torch.cat([before, mask], dim=1), strict=True)]
 
 
 def other(row: Row, which: int) -> Row:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 
 from proofbook.checks.compare import Comparison, compare, compare_all, errors_between
-from proofbook.checks.composing import Composer, other
+from proofbook.checks.composing import Composer, other, shown
 from proofbook.checks.generation import NEW, count_of, likeliest, observed, plain_configuration
 from proofbook.checks.hidden import without_padding
-from proofbook.checks.plain import agree, call, eager
+from proofbook.checks.plain import agree, call, eager, moved, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
@@ -60,14 +60,19 @@ def several_pictures(trial: Trial) -> Observation:
 def mixed_batch(trial: Trial) -> Observation:
     """A row gives the same alone and beside rows with more pictures than its own, or with none."""
     composer = Composer.of(trial)
-    comparisons, counted = [], []
+    comparisons, counted, known = list[Comparison](), list[str](), dict[str, Any]()
     for counts, inputs in _mixtures(composer):
         counted.append(", ".join(map(str, counts)))
+        rows = [composer.alone(composer.row(row, count)) for row, count in enumerate(counts)]
+        if all(one.passed for one in comparisons):  # so that the first that fails is the last that is kept
+            same = [((0, row), (1 + row, 0)) for row in range(len(rows))]
+            known = {"batches": [inputs, *rows], "same": same, "unlike": []}
         for row, (count, scores) in enumerate(zip(counts, composer.scores(inputs), strict=True)):
-            (single,) = composer.scores(composer.alone(composer.row(row, count)))
+            (single,) = composer.scores(rows[row])
             note = f", row {row} of {count} {composer.sees}s"
             comparisons += trial.agree({"logits": scores}, {"logits": single}, note)
-    return Observation.of(comparisons, f"1 in rows of {' and of '.join(counted)} {composer.sees}s")
+    seen = Observation.of(comparisons, f"1 in rows of {' and of '.join(counted)} {composer.sees}s")
+    return replace(seen, evidence=known)
 
 
 @check
@@ -75,10 +80,11 @@ def exchanged_pictures(trial: Trial) -> Observation:
     """Rows in another order give outputs in that order; two rows that exchange what they see change, others don't."""
     composer = Composer.of(trial)
     rows = [composer.row(row, 1) for row in range(len(trial.rows))]
-    scores = composer.scores(composer.encode(rows))
     order = [1, 2, 0]
+    batches = [composer.encode(rows), composer.encode([rows[at] for at in order])]
+    scores = composer.scores(batches[0])
     comparisons = []
-    for was, now in zip(order, composer.scores(composer.encode([rows[at] for at in order])), strict=True):
+    for was, now in zip(order, composer.scores(batches[1]), strict=True):
         comparisons += trial.agree({"logits": now}, {"logits": scores[was]}, f", row {was} elsewhere")
     first, second, *rest = rows
     exchanged = [
@@ -86,11 +92,35 @@ def exchanged_pictures(trial: Trial) -> Observation:
         Row(text=second.text, images=first.images, video=first.video),
         *rest,
     ]
-    after = composer.scores(composer.encode(exchanged))
+    batches.append(composer.encode(exchanged))
+    after = composer.scores(batches[2])
     comparisons += trial.agree({"logits": after[2]}, {"logits": scores[2]}, ", row 2, which exchanged nothing")
     still = [f"row {row}" for row in (0, 1) if not _moved(trial, scores[row], after[row])]
     found = Observation.of(comparisons, f"1 in each row, and another answer to another {composer.sees}")
-    return _with(found, [f"nothing changed in {', '.join(still)}"] if still else [])
+    same = [((1, now), (0, was)) for now, was in enumerate(order)] + [((2, 2), (0, 2))]
+    known = {"batches": batches, "same": same, "unlike": [((2, row), (0, row)) for row in (0, 1)]}
+    return replace(_with(found, [f"nothing changed in {', '.join(still)}"] if still else []), evidence=known)
+
+
+@reproduces(mixed_batch, exchanged_pictures)
+def prompts_score_by_themselves(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    batches: list[Mapping[str, Any]],
+    same: list[tuple[tuple[int, int], tuple[int, int]]],
+    unlike: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    """A prompt scores the same in whatever batch and row it stands, and otherwise with another picture."""
+    scores = [shown(call(model, batch, dtype)["logits"], batch) for batch in batches]
+    noise = rounding(model, batches[0], dtype)
+    for (batch, row), (beside, place) in same:
+        agree({"logits": scores[batch][row]}, {"logits": scores[beside][place]}, tolerance, noise)
+    for (batch, row), (beside, place) in unlike:
+        by = moved({"logits": scores[batch][row]}, {"logits": scores[beside][place]}, tolerance)
+        assert by > 1, (
+            f"row {row} of batch {batch}: scores observed to differ by {by:.3g} roundings, allowed 1 at least"
+        )
 
 
 @check

@@ -1,7 +1,7 @@
 """Is sound read right: by its features, whatever it is padded with, and as the words that are written of it?"""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
 from proofbook.checks.trial import Trial
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.audio import recordings
-from proofbook.subject.tasks.audio import SpeechRecognition
+from proofbook.subject.tasks.audio import SpeechRecognition, has_window
 from proofbook.subject.tasks.task import Row
 
 # arguments that hold sound
@@ -43,6 +43,7 @@ def sound_features(trial: Trial) -> Observation:
         extractor.n_samples = max(map(len, rows))
     tolerance = trial.tolerances["float32"]
     comparisons: list[Comparison] = []
+    known = _evidence_of_features(trial, extractor, made, rows)
     for row, samples in enumerate(rows):
         try:
             true = torch.from_numpy(formula(extractor, samples.astype(np.float64)))
@@ -58,7 +59,51 @@ def sound_features(trial: Trial) -> Observation:
             comparisons.append(
                 compare(f"padding, row {row}", rest, torch.full_like(rest, _filler(extractor)), tolerance)
             )
-    return Observation.of(comparisons, f"1 in each of {len(rows)} rows")
+    return replace(Observation.of(comparisons, f"1 in each of {len(rows)} rows"), evidence=known)
+
+
+def _evidence_of_features(trial: Trial, extractor: Any, made: Tensor, rows: list[Any]) -> dict[str, Any]:
+    """What a reproduction needs to make the features of recordings, and to hold them against their formula."""
+    asked: dict[str, Any] = {"sampling_rate": extractor.sampling_rate}
+    if not has_window(extractor):
+        asked |= {"padding": True}
+    if made.dim() == 2 and made.shape[1] > max(map(len, rows)):  # a processor may have samples padded further
+        asked |= {"padding": "max_length", "max_length": made.shape[1]}
+    return {
+        "extractor": extractor,
+        "formula": FORMULAS[type(extractor).__name__],
+        "sounds": [torch.from_numpy(samples) for samples in rows],
+        "heard": any(name in trial.inputs for name in _SOUND),
+        "asked": asked,
+        "tolerance": limits(trial.tolerances["float32"]),
+    }
+
+
+@reproduces(sound_features)
+def features_are_those_of_the_formula(
+    extractor: Any,
+    formula: Callable[[Any, Any], Any],
+    sounds: list[Tensor],
+    heard: bool,
+    asked: Mapping[str, Any],
+    tolerance: Mapping[str, float],
+) -> None:
+    """The features of each recording are what the documented formula gives in float64, and then padding."""
+    clips = [one.numpy() for one in sounds]
+    argument = {} if heard else {"audio_target": clips}  # of what is spoken
+    made = extractor(*[clips] * heard, **argument, **asked, return_tensors="pt")
+    features = next(made[name] for name in ("input_values", "input_features") if name in made)
+    for row, samples in enumerate(clips):
+        true, rounded = (
+            torch.from_numpy(formula(extractor, samples.astype(precision))) for precision in (np.float64, np.float32)
+        )
+        name, own = f"features of row {row}", tuple(slice(length) for length in true.shape)
+        expected = torch.full(features[row].shape, extractor.padding_value, dtype=true.dtype)
+        expected[own] = true
+        agree({name: features[row][own]}, {name: true}, tolerance, ({name: rounded}, {name: true}))
+        padding = torch.ones_like(expected, dtype=torch.bool)
+        padding[own] = False
+        agree({name: features[row][padding]}, {name: expected[padding]}, tolerance)
 
 
 @check

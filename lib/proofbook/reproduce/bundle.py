@@ -45,6 +45,11 @@ class Bundle:
             self.imports.add(_import(value.__name__, name))
         elif isinstance(value, bool | int | float | str):
             self._constants.append(f"{name} = {value!r}")
+        elif source := _assignment(name, home):  # an alias of what is not ours among them
+            for used, found in _named(source, home):
+                if used != name:
+                    self.take(used, found, home)
+            self._definitions.append(source)  # it may name definitions
         elif not _is_ours(value):
             self.imports.add(f"from {value.__module__} import {name}")
         elif isinstance(value, FunctionType | type):
@@ -53,11 +58,7 @@ class Bundle:
                 self.take(used, found, at)
             self._definitions.append(source)
         else:
-            source = _assignment(name, home)
-            for used, found in _named(source, home):
-                if used != name:
-                    self.take(used, found, home)
-            self._definitions.append(source)  # it may name definitions
+            raise NotPlain(f"{name} is no constant of {home.__name__}")
 
 
 def bundled(functions: Iterable[Callable[..., Any]]) -> Bundle:
@@ -96,7 +97,7 @@ def _source(value: Any) -> str:
 
 
 def _assignment(name: str, home: ModuleType) -> str:
-    """The statement that gives a name its value in a module."""
+    """The statement that gives a name its value in a module; empty where it has none."""
     text = inspect.getsource(home)
     for node in ast.parse(text).body:
         targets = (
@@ -104,7 +105,7 @@ def _assignment(name: str, home: ModuleType) -> str:
         )
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return ast.get_source_segment(text, node) or ""
-    raise NotPlain(f"{name} is no constant of {home.__name__}")
+    return ""
 
 
 def _named(source: str, home: ModuleType) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from types import FunctionType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from proofbook.compat import DTYPE
@@ -93,7 +92,7 @@ def write_script(
         bundle.imports |= {"from pathlib import Path", "from safetensors.torch import load_file"}
     arguments = ", ".join(f"{each}={known.get(each, each)}" for each in parameters)
     parts = [
-        f'"""{_docstring(about, name)}\n"""',
+        f'"""{_docstring(about, name, bundle.imports)}\n"""',
         f"{_sorted(bundle.imports)}\n\n\n{bundle.definitions}\n",
         f'CONFIG = json.loads(r"""{_json(subject.config)}""")' if calls else "",
         *(['TENSORS = load_file(Path(__file__).with_suffix(".safetensors"))'] if tensors else []),
@@ -109,11 +108,14 @@ def calls_the_model(question: Callable[..., None]) -> bool:
     return bool({"model", "whole"} & inspect.signature(question).parameters.keys())
 
 
-def _docstring(about: str, name: str) -> str:
-    releases = f"torch {torch.__version__}, transformers {version('transformers')}, Python {platform.python_version()}"
+def _docstring(about: str, name: str, imports: set[str]) -> str:
+    packages = {line.split()[1].partition(".")[0] for line in imports} - sys.stdlib_module_names
+    used = ["torch", "transformers", *sorted(packages - {"torch", "transformers"})]
+    releases = ", ".join([*(f"{one} {version(one)}" for one in used), f"Python {platform.python_version()}"])
     safe = about.replace("\\", "\\\\").replace('"""', "'''")
     lines = [textwrap.fill(line, 118, break_long_words=False) for line in safe.splitlines()]
-    return "\n".join([*lines, "", f"Seen with {releases}, and needs no more than these: python {name}.py"])
+    seen = textwrap.fill(f"Seen with {releases}, and needs no more than these: python {name}.py", 118)
+    return "\n".join([*lines, "", seen])
 
 
 def _json(config: Any) -> str:
