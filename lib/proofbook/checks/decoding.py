@@ -175,6 +175,18 @@ class Decoder:
         """The scores of the prompt, read at once and without a cache: batch × length × vocabulary."""
         return self.trial.run({**self.prompt, **self.caching(False)})["logits"]
 
+    def layout(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """What is what among inputs, as ``plain_decoding.py`` takes it."""
+        stream = self.stream
+        members = stream.members(inputs) if stream.tokens in inputs else []
+        return {
+            "tokens": stream.tokens,
+            "mask": stream.mask,
+            "streamed": {name: along(name) for name in members},
+            "apart": self.has_text_alone,
+            "switch": list(self.caching(True)),
+        }
+
     def caching(self, on: bool) -> dict[str, Any]:
         """The argument that turns the cache on or off, where the class takes it."""
         return {"use_cache": on} if self.cache and "use_cache" in parameters(self.trial) else {}

@@ -12,11 +12,11 @@ from transformers import GenerationConfig, GenerationMixin
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder, mixes_neighbours
-from proofbook.checks.plain import agree, allowances, call, rounding
-from proofbook.checks.plain_decoding import generated, texts
+from proofbook.checks.plain import allowances, call, rounding
+from proofbook.checks.plain_decoding import agree_on_tokens, generated, texts
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
-from proofbook.checks.streams import along, rows_of
+from proofbook.checks.streams import rows_of
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
 
@@ -45,7 +45,7 @@ def greedy(trial: Trial) -> Observation:
         if not likeliest(scores[row, at], int(written.tokens[row, at]), 1, comparisons)
     ]
     found = observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
-    return replace(found, evidence={**written.evidence, "among": 1})
+    return replace(found, evidence=written.evidence)
 
 
 @reproduces(greedy)
@@ -65,10 +65,7 @@ def generate_writes_by_its_scores(
     new = scores.shape[1]
     for rows, text in texts(prompt, sequences, new, reading):
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
-        agree({"logits": scores[rows].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
-        least = expected.topk(among).values[..., -1] - 2 * allowances("logits", expected, tolerance, noise)[-1]
-        unlikely = int((expected.gather(-1, sequences[rows, -new:, None])[..., 0] < least).sum())
-        assert not unlikely, f"rows {rows}: observed {unlikely} tokens that are not the likeliest, allowed 0"
+        agree_on_tokens(scores[rows], expected, sequences[rows, -new:], among, tolerance, noise)
 
 
 @check
@@ -141,7 +138,7 @@ def sampling(trial: Trial) -> Observation:
         observed=f"{'the same' if same else 'other'} tokens again, {len(wrong)} not among the likeliest {AMONG}",
         allowed="the same, 0",
         detail=", ".join(wrong[:5]),
-        evidence={**written.evidence, "among": AMONG},
+        evidence=written.evidence,
     )
 
 
@@ -214,7 +211,7 @@ def _written(trial: Trial, **how: Any) -> _Written:
         raise NotApplicable("its class has a loop of its own, which writes codes of sound or spoken frames")
     inputs = _prompts(trial, decoder)
     asked = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-    known = {"prompt": asked, **evidence_of_writing(trial, inputs, how)}
+    known = evidence_of_writing(trial, asked, how)
     with evidence(**known), torch.no_grad(), plain_configuration(trial), torch.random.fork_rng(devices=[]):
         torch.manual_seed(CALL_SEED)
         placed = trial.session.place(asked)
@@ -231,23 +228,15 @@ def _written(trial: Trial, **how: Any) -> _Written:
 
 
 def evidence_of_writing(trial: Trial, inputs: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reproduction needs, beside the prompt, to generate and to read what was generated.
+    """What a reproduction needs to generate from inputs, and to read what was generated.
 
     No token ends a text in it, so that all rows have as many new ones.
     """
-    decoder = trial.decoder
-    stream = decoder.stream
-    members = [] if decoder.is_second else stream.members(inputs)
-    reading = {
-        "tokens": stream.tokens,
-        "streamed": {name: along(name) for name in members},
-        "mask": stream.mask,
-        "apart": decoder.is_second or decoder.has_text_alone,
-        "switch": list(decoder.caching(True)),
-    }
     own = {name: value for name, value in _tokens_named(trial).items() if name != "eos_token_id" and value is not None}
     asked = {name: value for name, value in how.items() if not name.startswith("output_")}
-    return {"reading": reading, "generation": {**own, **asked, "max_new_tokens": NEW}}
+    generation = {**own, **asked, "max_new_tokens": NEW}
+    reading, among = trial.decoder.layout(inputs), how.get("top_k", 1)
+    return {"prompt": dict(inputs), "reading": reading, "generation": generation, "among": among}
 
 
 def _prompts(trial: Trial, decoder: Decoder) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 
-from proofbook.checks.plain import placed
+from proofbook.checks.plain import agree, allowances, placed
 from proofbook.checks.streams import rows_of
 
 
@@ -97,11 +97,35 @@ def texts(
     times = len(every) // len(next(value for value in prompt.values() if isinstance(value, Tensor)))
     for rows in [[row] for row in every] if reading["apart"] else [every]:
         text = rows_of(prompt, torch.tensor(rows) // times) if reading["apart"] else dict(prompt)
-        for name, dim in reading["streamed"].items():  # whatever goes with the tokens goes on as it ends
+        for name in reading["streamed"].keys() & text.keys():  # whatever goes with the tokens goes on as it ends
+            dim = reading["streamed"][name]
             last = text[name].narrow(dim, text[name].shape[dim] - 1, 1)
             text[name] = torch.cat([text[name], last.repeat_interleave(new - 1, dim)], dim)
         text[reading["tokens"]] = sequences[rows, :-1]
-        if reading["apart"] and reading["mask"] in reading["streamed"]:
-            seen = text[reading["mask"]][0].nonzero().flatten()
-            text.update({name: text[name].index_select(dim, seen) for name, dim in reading["streamed"].items()})
+        if reading["apart"]:
+            text = unpadded(text, reading)
         yield rows, {**text, **dict.fromkeys(reading["switch"], False)}
+
+
+def agree_on_tokens(
+    scores: Tensor,
+    expected: Tensor,
+    tokens: Tensor,
+    among: int,
+    tolerance: Mapping[str, float],
+    noise: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+) -> None:
+    """Assert that scores are those expected, and that each token is among the so many likeliest by these."""
+    agree({"logits": scores.to(expected.dtype)}, {"logits": expected}, tolerance, noise)
+    least = expected.topk(among).values[..., -1] - 2 * allowances("logits", expected, tolerance, noise)[-1]
+    unlikely = int((expected.gather(-1, tokens[..., None])[..., 0] < least).sum())
+    assert not unlikely, f"observed {unlikely} tokens that are not among the {among} likeliest, allowed 0"
+
+
+def unpadded(text: Mapping[str, Any], reading: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch of one row without its padding."""
+    mask, streamed = reading["mask"], reading["streamed"]
+    if mask not in streamed:
+        return dict(text)
+    seen = text[mask][0].nonzero().flatten()
+    return {**text, **{name: text[name].index_select(dim, seen) for name, dim in streamed.items()}}

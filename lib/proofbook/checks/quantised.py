@@ -99,8 +99,8 @@ class Watched:
         return plain
 
 
-def quantised_caches(model: Any) -> tuple[dict[str, Callable[[], Any]], list[str]]:
-    """By backend, what makes an empty quantised cache; and what is missing for the others, in words.
+def quantised_backends(model: Any) -> tuple[list[str], list[str]]:
+    """The backends of quantised caches that a model can be asked with; and what is missing for the others, in words.
 
     Raises:
         NotApplicable: the release has none of these, or the library offers none for such a class.
@@ -114,20 +114,21 @@ def quantised_caches(model: Any) -> tuple[dict[str, Callable[[], Any]], list[str
     here = [name for name, needs in offered.items() if _has(needs)]
     if not here:
         raise NotApplicable("; ".join(missing))
-    return {name: _maker(name, model.config.get_text_config(decoder=True)) for name in here}, missing
+    return here, missing
 
 
-def _maker(backend: str, config: Any) -> Callable[[], Any]:
-    # all is stored anew with each token, so that nothing stays as it was given
+def quantised(backend: str, config: Any) -> Any:
+    """An empty quantised cache, in which all is stored anew with each token, so that nothing stays as it was given."""
     groups = {} if backend == "fp8" else {"nbits": BITS, "q_group_size": GROUP, "residual_length": 1}
+    return cache_utils.QuantizedCache(backend=backend, config=config, **groups)
 
-    def make() -> Any:
-        try:
-            return cache_utils.QuantizedCache(backend=backend, config=config, **groups)
-        except ValueError as refusal:  # of a model that has other layers than of full attention
-            raise NotApplicable(f"refused: {refusal}") from refusal
 
-    return make
+def quantised_or_refused(backend: str, config: Any) -> Any:
+    """The same. Raises :class:`NotApplicable` for a model that has other layers than of full attention."""
+    try:
+        return quantised(backend, config)
+    except ValueError as refusal:
+        raise NotApplicable(f"refused: {refusal}") from refusal
 
 
 def _has(package: str) -> bool:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison, compare, errors_between
-from proofbook.checks.plain import agree, call, eager
+from proofbook.checks.plain import agree, call, eager, rounding
+from proofbook.checks.plain_decoding import generated
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import limits, reproduces
 from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
@@ -231,13 +232,45 @@ def generated_transcription(trial: Trial) -> Observation:
         raise NotApplicable("it writes no transcription by generating")
     tokens, scores = _generated(trial, trial.inputs)
     comparisons: list[Comparison] = []
+    known: dict[str, Any] = {"prompt": _given(trial.inputs), "generation": _generation(trial)}
+    failed = False
     for row in range(len(trial.rows)):
-        own_tokens, own_scores = _generated(trial, _alone(trial, row))
+        alone = _alone(trial, row)
+        own_tokens, own_scores = _generated(trial, alone)
         steps = min(len(scores[row]), len(own_scores[0]))
         differ = (own_tokens[0, :steps] != tokens[row, :steps]).nonzero().flatten().tolist()
         last = min([*differ, steps - 1]) + 1  # behind another word, other scores are right
         comparisons += trial.agree({"logits": own_scores[0, :last]}, {"logits": scores[row, :last]}, f", row {row}")
-    return Observation.of(comparisons, f"1 for each word of {len(trial.rows)} rows")
+        if not failed:
+            known |= {"alone": _given(alone), "row": row}
+            failed = not all(one.passed for one in comparisons)
+    return replace(Observation.of(comparisons, f"1 for each word of {len(trial.rows)} rows"), evidence=known)
+
+
+@reproduces(generated_transcription)
+@torch.no_grad()
+def words_come_of_the_same_scores(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    alone: Mapping[str, Any],
+    row: int,
+    generation: Mapping[str, Any],
+) -> None:
+    """The words generated for a recording alone come of the scores that it has beside others, until two words tie."""
+    (expected, words), (found, own_words) = (
+        (torch.stack(made.logits, dim=1).cpu()[which], made.sequences.cpu()[which, -len(made.logits) :])
+        for made, which in (
+            (generated(model, prompt, dtype, generation), row),
+            (generated(model, alone, dtype, generation), 0),
+        )
+    )
+    steps = min(len(expected), len(found))
+    differ = (words[:steps] != own_words[:steps]).nonzero().flatten().tolist()
+    last = min([*differ, steps - 1]) + 1  # behind another word, other scores are right
+    agree({"logits": found[:last]}, {"logits": expected[:last]}, tolerance, rounding(model, inputs, dtype))
 
 
 def _extractor(trial: Trial) -> Any:
@@ -296,9 +329,20 @@ def _collapsed(labels: list[int], tokenizer: Any) -> str:
     return text.lower() if tokenizer.do_lower_case else text
 
 
+def _given(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``generate`` is given: all but what it writes itself."""
+    return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+
+
+def _generation(trial: Trial) -> dict[str, Any]:
+    """How a reproduction generates: as the model's own configuration says."""
+    own = trial.model.generation_config.to_diff_dict()
+    return {**own, "max_new_tokens": WORDS, "do_sample": False}
+
+
 def _generated(trial: Trial, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """What greedy generation writes, rows × tokens, and the scores of each step, rows × steps × vocabulary."""
-    given = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+    given = _given(inputs)
     asked = {"max_new_tokens": WORDS, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     with torch.no_grad():
         made = trial.model.generate(**trial.session.place(given), **asked)

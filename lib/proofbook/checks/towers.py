@@ -135,7 +135,26 @@ def one_beside_many(trial: Trial) -> Observation:
                 along = 0 if name == f"logits_per_{kind}" else 1
                 expected = trial.outputs[name].narrow(along, row, 1)
                 comparisons += trial.agree({name: outputs[name]}, {name: expected}, f", {kind} {row} alone")
-    return Observation.of(comparisons, "1 for each picture and each text alone")
+    read = {kind: list(towers.inputs_of(kind)) for kind in towers.kinds}
+    return replace(Observation.of(comparisons, "1 for each picture and each text alone"), evidence={"towers": read})
+
+
+@reproduces(one_beside_many)
+def one_is_as_like_as_among_many(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    towers: Mapping[str, list[str]],
+) -> None:
+    """One picture with many texts, and one text with many pictures, are as like as in the whole batch."""
+    batch, noise = call(model, inputs, dtype), rounding(model, inputs, dtype)
+    for kind, names in towers.items():
+        for row in range(len(inputs[names[0]])):
+            found = call(model, {**inputs, **{name: inputs[name][row : row + 1] for name in names}}, dtype)
+            for name in [name for name in batch if name.startswith("logits_per_")]:
+                along = 0 if name == f"logits_per_{kind}" else 1
+                agree({name: found[name]}, {name: batch[name].narrow(along, row, 1)}, tolerance, noise)
 
 
 @dataclass(frozen=True)
