@@ -17,7 +17,7 @@ from transformers.utils import is_flash_attn_2_available
 from proofbook.checks.compare import Comparison
 from proofbook.checks.conditioning import judged
 from proofbook.checks.hidden import without_padding
-from proofbook.checks.plain import agree, call, eager
+from proofbook.checks.plain import agree, call, eager, placed
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
@@ -92,12 +92,13 @@ def attention_implementations(trial: Trial) -> Observation:
 @reproduces(attention_implementations)
 def it_runs(model: nn.Module, whole: Any, inputs: Mapping[str, Any], dtype: torch.dtype, raising: str) -> None:
     """A model runs with an implementation of attention that its class claims to support, as it does without."""
-    call(model, inputs, dtype)
-    try:
-        call_with(raising, model, whole, inputs, dtype)
-    except Exception as error:
-        said = str(error).partition("\n")[0]
-        raise AssertionError(f"{raising}: observed {type(error).__name__}: {said}, allowed no exception") from error
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiling flex attention takes many seconds
+        model(**placed(model, inputs, dtype))
+        try:
+            attending_by(raising, model, whole)(**placed(model, inputs, dtype))
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise AssertionError(f"{raising}: observed {said}, allowed no exception") from error
 
 
 @reproduces(attention_implementations)
@@ -120,17 +121,16 @@ def it_is_right(
 ) -> None:
     """With an implementation of attention that the class claims, outputs lie near those of eager float64."""
     true, floor = (without_padding(eager(model, inputs, one), inputs) for one in (torch.float64, dtype))
-    outputs = without_padding(call_with(wrong, model, whole, inputs, dtype), inputs)
+    with torch.compiler.set_stance("force_eager"):  # compiling flex attention takes many seconds
+        outputs = without_padding(call(attending_by(wrong, model, whole), inputs, dtype), inputs)
     agree(outputs, {name: one for name, one in true.items() if name in outputs}, tolerance, (floor, true))
 
 
-def call_with(
-    implementation: str, model: nn.Module, whole: Any, inputs: Mapping[str, Any], dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """What one forward call gives with an implementation of attention."""
+def attending_by(implementation: str, model: nn.Module, whole: Any) -> nn.Module:
+    """A model, a part of the whole, with an implementation of attention."""
     path = next(name for name, module in whole.named_modules() if module is model)
-    with torch.compiler.set_stance("force_eager"):  # compiling flex attention takes many seconds
-        return call(choose_attention(whole, implementation).get_submodule(path), inputs, dtype)
+    part: nn.Module = choose_attention(whole, implementation).get_submodule(path)
+    return part
 
 
 def choose_attention(whole: Any, implementation: str) -> Any:
