@@ -19,3 +19,370 @@ from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import mixes_neighbours, parameters
 from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.plain_decoding import read_in_parts, unpadded
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
+from proofbook.checks.signal import kept_ids
+from proofbook.checks.streams import Side, Stream, rows_of, slice_row, sliceable
+from proofbook.checks.trial import Trial
+from proofbook.runtimes.outputs import is_cache
+
+_POSITIONS = re.compile(r"(^|.*\.)(wpe|positions?_emb\w*|embed_positions?|positional_emb\w*|pos_emb\w*|pos_encoder)")
+# tokens that are decoded behind padded prompts
+DECODED = 3
+# bits of a mask that are taken away one by one
+BITS = 16
+
+
+@check
+def padding_changes_nothing(trial: Trial) -> Observation:
+    """Each row, padded beside longer ones on each side that the model supports, gives what it gives alone, unpadded."""
+    text = _Text(trial)
+    comparisons: list[Comparison] = []
+    batches = []
+    for side in text.sides:
+        batch = text.padded(side)
+        batches.append(batch)
+        together = trial.run(batch)
+        for row, alone in enumerate(text.alone):
+            seen = text.stream.visible(batch)[row]
+            note = f", row {row}, padded on the {side}"
+            # what heads read at the first token or the last has its place by the tokenizer's side
+            comparisons += _row_compared(trial, together, alone, row, seen, note, pooled=side == text.own_side)
+    if not comparisons:
+        raise NotApplicable("no output has an entry a row")
+    seen_all = Observation.of(
+        comparisons, f"1 in each of {len(text.alone)} rows, padded on the {' and the '.join(text.sides)}"
+    )
+    return replace(seen_all, evidence={"batches": batches, "rows": text.rows, "mask": text.stream.mask})
+
+
+@reproduces(padding_changes_nothing)
+def padded_rows_are_rows_alone(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    batches: list[Mapping[str, Any]],
+    rows: list[Mapping[str, Any]],
+    mask: str,
+) -> None:
+    """Each row gives, token by token, in a padded batch what it gives alone."""
+    for batch in batches:
+        together, noise = call(model, batch, dtype), rounding(model, batch, dtype)
+        for row, single in enumerate(rows):
+            seen, alone = batch[mask][row].bool(), call(model, single, dtype)
+            own = {
+                name: one[0]
+                for name, one in alone.items()
+                if one.is_floating_point()
+                and one.shape[:2] == (1, int(seen.sum()))
+                and name in together
+                and together[name].shape[1:2] == seen.shape
+            }
+            agree({name: together[name][row][seen] for name in own}, own, tolerance, noise)
+
+
+@check
+def masked_content(trial: Trial) -> Observation:
+    """What stands under a mask bit of 0, each bit by itself, changes nothing elsewhere."""
+    text = _Text(trial)
+    text.require_mask()
+    text.require_separate()
+    stream, row = text.stream, min(text.rows, key=text.stream.length)
+    tokens = row[stream.tokens][0]
+    places, others = _plain(trial, tokens)
+    if not sliceable(row, 1) or len(places) < 2:
+        raise NotApplicable("the inputs of a row can't be repeated, or it has no plain tokens")
+    numbers = torch.arange(len(places))
+    batch = rows_of(stream.with_mask(row), torch.zeros_like(numbers))
+    batch[stream.mask][numbers, places] = 0
+    changed = batch[stream.tokens].clone()
+    changed[numbers, places] = others
+    with evidence(inputs=batch):
+        before, after = trial.run(batch), trial.run({**batch, stream.tokens: changed})
+    comparisons, judged = [], dict[str, bool]()
+    names = text.judged(before, len(places))
+    second = trial.config.is_encoder_decoder
+    # similarities of every row to every other are as many as the tokens by chance
+    of_states = [n for n in names if before[n].dim() > 2 or len(places) != len(tokens)]
+    by_token = [
+        n for n in of_states if before[n].shape[1:2] == tokens.shape and (not second or n.startswith("encoder_"))
+    ]
+    # what is pooled may be the state of the first token or of the last, whatever the mask says
+    inner = (places > 0) & (places < len(tokens) - 1)
+    # beside states of tokens, what is pooled from them says nothing more, and may say where a token stood
+    # beside a decoder's scores, the encoder's states of pictures and tokens: which is whose is not written in them
+    seconds = [n for n in names if n in by_token or not n.startswith("encoder_")]
+    for name in seconds if second else by_token or [n for n in names if before[n].dim() == 2]:
+        expected, actual = (one[name] if name in by_token else one[name][inner] for one in (before, after))
+        if name in by_token:
+            expected, actual = expected.clone(), actual.clone()
+            expected[numbers, places] = actual[numbers, places] = 0
+        comparisons += trial.agree({name: actual}, {name: expected})
+        judged[name] = name in by_token
+    if not comparisons:
+        raise NotApplicable("no output has an entry a row")
+    kept = {"single": stream.with_mask(row), "tokens": stream.tokens, "mask": stream.mask, "judged": judged}
+    seen = Observation.of(comparisons, f"1 under each of {len(places)} bits")
+    return replace(seen, evidence={**kept, "places": places, "others": others})
+
+
+@reproduces(masked_content)
+def what_is_masked_changes_nothing(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    single: Mapping[str, Any],
+    tokens: str,
+    mask: str,
+    places: Tensor,
+    others: Tensor,
+    judged: Mapping[str, bool],
+) -> None:
+    """What stands under a mask bit of 0, another bit in each row of a batch, changes nothing elsewhere."""
+    rows = torch.arange(len(places))
+    batch = rows_of(single, torch.zeros_like(rows))
+    batch[mask][rows, places] = 0
+    changed = batch[tokens].clone()
+    changed[rows, places] = others
+    before, after = (call(model, {**batch, tokens: ids}, dtype) for ids in (batch[tokens], changed))
+    noise = rounding(model, batch, dtype)
+    for name, has_entry_a_token in judged.items():
+        # what is pooled may be the state of the first token or of the last
+        elsewhere = (places > 0) & (places < batch[tokens].shape[1] - 1)
+        if has_entry_a_token:
+            elsewhere = torch.ones(batch[tokens].shape, dtype=torch.bool)
+            elsewhere[rows, places] = False
+        agree({name: after[name][elsewhere]}, {name: before[name][elsewhere]}, tolerance, noise)
+
+
+@check
+def cross_attention_mask(trial: Trial) -> Observation:
+    """What the encoder gives under a mask bit of 0 changes no score of the decoder; under a bit of 1 it does."""
+    decoder = trial.decoder
+    if not decoder.is_second:
+        raise NotApplicable("it has no encoder before its decoder")
+    reading = decoder.reading
+    states, mask = decoder.encoded.last_hidden_state, reading.get("attention_mask")
+    if mask is None or mask.shape != states.shape[:2]:
+        raise NotApplicable("no mask has an entry for each state of the encoder")
+    hidden = mask.clone()
+    hidden[:, ::3] = 0
+    reading = {**reading, "attention_mask": hidden}
+    noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states) * states.std()
+    moved = {}
+    for word, bits in (("0", hidden == 0), ("1", hidden != 0)):
+        given = type(decoder.encoded)(last_hidden_state=states + noise * bits[..., None].to(states))
+        moved[word] = trial.run({**reading, "encoder_outputs": given})["logits"]
+    expected = {"logits": trial.run(reading)["logits"]}
+    unseen, seen = (trial.agree({"logits": moved[word]}, expected)[0] for word in ("0", "1"))
+    found = Observation.of([unseen], "1 under bits of 0, more under bits of 1")
+    if seen.ratio >= min(1.0, trial.tolerance.signal):
+        return found
+    return Observation(False, f"{seen.ratio:.3g} of the error allowed under bits of 1", found.allowed)
+
+
+@check
+def padded_decoding(trial: Trial) -> Observation:
+    """Prompts of several lengths, padded on the left, go on with the cache as each of them alone."""
+    decoder, text = trial.decoder, _Text(trial)
+    decoder.require_causal()
+    if decoder.is_second or not decoder.has_text_alone:
+        raise NotApplicable("asked of decoders that read text alone")
+    if not decoder.cache:
+        raise NotApplicable(f"{trial.spec.model_class} takes no cache")
+    text.require_mask()
+    batch = text.padded("left")
+    length, cache, comparisons = text.stream.length(batch), None, list[Comparison]()
+    known = evidence_of_reading(decoder, [length - DECODED, *[1] * DECODED], inputs=batch)
+    starts = [0, *range(length - DECODED, length)]
+    for start, stop in zip(starts, [*starts[1:], length], strict=True):
+        with evidence(**known):
+            scores, cache = decoder.step(cache, start, stop, batch)
+        if cache is None:
+            raise NotApplicable(f"{trial.spec.model_class} returns no cache")
+        for row, alone in enumerate(text.alone):
+            expected = alone["logits"][0, -(length - start) :][: stop - start] if start else None
+            if expected is not None:
+                comparisons += trial.agree({"logits": scores[row]}, {"logits": expected}, f", row {row}, token {start}")
+    return replace(Observation.of(comparisons, f"1 in each row at {DECODED} tokens"), evidence=known)
+
+
+@reproduces(padded_decoding)
+@torch.no_grad()
+def padded_rows_go_on_as_alone(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    sizes: list[int],
+) -> None:
+    """Prompts of several lengths, padded on the left, go on with the cache as each of them alone."""
+    scores, new = read_in_parts(model, prompt, sizes, dtype, reading), len(sizes) - 1
+    for row in range(len(scores)):
+        alone = unpadded(slice_row(prompt, row), reading)
+        expected = call(model, alone, dtype)["logits"][:, -new:]
+        agree({"logits": scores[row : row + 1, -new:]}, {"logits": expected}, tolerance, rounding(model, alone, dtype))
+
+
+def _plain(trial: Trial, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of a row's tokens that have no meaning of their own to the model, and another such token for each."""
+    kept = torch.tensor(sorted(kept_ids(trial)), dtype=tokens.dtype)
+    places = (~torch.isin(tokens, kept)).nonzero().flatten()
+    places = places[torch.linspace(0, len(places) - 1, min(BITS, len(places))).round().long()]
+    kinds = tokens[places].unique()
+    others = kinds[(torch.searchsorted(kinds, tokens[places]) + 1) % len(kinds)]
+    return places, others
+
+
+def require_separate(trial: Trial) -> None:
+    """Raise :class:`NotApplicable` for an architecture in which what stands beside a row matters by design."""
+    if getattr(trial.config, "attention_type", None) == "block_sparse":
+        raise NotApplicable("which blocks of tokens see each other depends on the length of the batch")
+    if trial.subject.options.get("padding") == "max_length":
+        raise NotApplicable("its texts are all padded to one length, as it was trained")
+    if mixed := mixes_neighbours(trial):
+        raise NotApplicable(mixed)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The rows of a trial, each alone, by the stream of tokens that is padded."""
+
+    trial: Trial
+
+    @cached_property
+    def stream(self) -> Stream:
+        inputs, takes = self.trial.inputs, parameters(self.trial)
+        tokens = inputs.get("input_ids")
+        if tokens is None or tokens.dim() != 2 or tokens.is_floating_point() or self.trial.encoded.module:
+            raise NotApplicable("it reads no text")
+        if "attention_mask" not in takes:
+            raise NotApplicable(f"{self.trial.spec.model_class} takes no mask")
+        given = inputs.get("attention_mask")
+        if given is not None and given.shape != tokens.shape:
+            raise NotApplicable("its mask is not one of the tokens")
+        written, both = (inputs.get(f"decoder_{name}") for name in ("input_ids", "attention_mask"))
+        if both is not None and written is not None and both.shape[1] == tokens.shape[1] + written.shape[1]:
+            raise NotApplicable("what it writes into has a mask that goes on from that of its text")
+        return Stream("input_ids", "attention_mask")
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Each row without its padding, as a batch of one."""
+        trial, stream = self.trial, self.stream
+        count = len(trial.rows)
+        if sliceable(trial.inputs, count):
+            return [stream.unpadded(slice_row(trial.inputs, row)) for row in range(count)]
+        return [stream.unpadded(trial.task.encode(trial.subject, [row]).inputs) for row in trial.rows]
+
+    @cached_property
+    def alone(self) -> list[dict[str, Tensor]]:
+        """The outputs of each row by itself."""
+        self.require_separate()
+        return [self.trial.run(row) for row in self.rows]
+
+    @property
+    def own_side(self) -> Side:
+        """The tokenizer's."""
+        tokenizer = getattr(self.trial.processor, "tokenizer", self.trial.processor)
+        return "left" if getattr(tokenizer, "padding_side", "right") == "left" else "right"
+
+    @cached_property
+    def sides(self) -> list[Side]:
+        """Where the model may be padded."""
+        trial = self.trial
+        decodes = _decodes(trial) and not trial.config.is_encoder_decoder and not trial.decoder.not_causal
+        found = {self.own_side}
+        if decodes:
+            found |= {"right"} if trial.decoder.has_text_alone else set()
+            found |= {"left"} if self.reads_mask else set()
+            found -= set() if self.reads_mask else {"left"}
+        elif self._counts_from_tokens:
+            found |= {"left", "right"}
+        return sorted(found)
+
+    @property
+    def reads_mask(self) -> bool:
+        return self.stream.mask not in self.trial.spec.idle
+
+    def require_separate(self) -> None:
+        """Raise :class:`NotApplicable` for an architecture in which padding beside a token matters by design."""
+        require_separate(self.trial)
+
+    def require_mask(self) -> None:
+        """Raise :class:`NotApplicable` for a class that takes a mask and does not read it."""
+        if not self.reads_mask:
+            raise NotApplicable(self.trial.spec.idle[self.stream.mask])
+
+    @property
+    def _counts_from_tokens(self) -> bool:
+        """Whether no position is counted from the beginning of the row, padding included."""
+        modules = dict(self.trial.model.named_modules())
+        if any(hasattr(module, "create_position_ids_from_input_ids") for module in modules.values()):
+            return True
+        return not any(_POSITIONS.fullmatch(name) and isinstance(module, nn.Module) for name, module in modules.items())
+
+    def padded(self, side: Side) -> dict[str, Any]:
+        """All rows as one batch; a decoder of text that is padded on the left gets positions as from ``generate``."""
+        trial = self.trial
+        members = self.stream.members(self.rows[0])
+        for name, value in self.rows[0].items():
+            if is_dataclass(value):
+                raise NotApplicable(f"{name} holds tensors of its own, which no batch of several lengths holds")
+            sizes = {row[name].shape[1:] for row in self.rows if isinstance(row[name], Tensor)}
+            if isinstance(value, Tensor) and name not in members and len(sizes) > 1:
+                raise NotApplicable(f"{name} of each row alone has a size of its own, and no batch holds them")
+        batch = self.stream.batch(self.rows, side, self._fill)
+        if side == "left" and "position_ids" in parameters(trial) and _decodes(trial) and trial.decoder.has_text_alone:
+            mask = batch[self.stream.mask]
+            batch["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
+        return batch
+
+    @property
+    def _fill(self) -> int:
+        tokenizer = getattr(self.trial.processor, "tokenizer", self.trial.processor)
+        found = getattr(tokenizer, "pad_token_id", None)
+        return found if found is not None else 0
+
+    def judged(self, outputs: Mapping[str, Tensor], rows: int) -> list[str]:
+        """The floating outputs with an entry a row, but for what a cache holds."""
+        return [
+            name
+            for name, one in outputs.items()
+            if one.is_floating_point() and one.dim() and one.shape[0] == rows and not is_cache(name)
+        ]
+
+
+def _decodes(trial: Trial) -> bool:
+    try:
+        return bool(trial.decoder)
+    except NotApplicable:
+        return False
+
+
+def _row_compared(
+    trial: Trial,
+    together: Mapping[str, Tensor],
+    alone: Mapping[str, Tensor],
+    row: int,
+    seen: Tensor,
+    note: str,
+    pooled: bool,
+) -> list[Comparison]:
+    """A row's outputs in a padded batch, its padding left out, held against those of the row alone; where ``pooled``,
+    also those without an entry a token."""
+    comparisons = []
+    for name, expected in alone.items():
+        actual = together.get(name)
+        if actual is None or is_cache(name) or not expected.is_floating_point() or expected.dim() < 2:
+            continue
+        if expected.shape[0] != 1 or actual.shape[0] <= row:
+            continue
+        part, of_tokens = actual[row], False
+        for dim, size in enumerate(part.shape):
+            if size == len(seen) and expected.shape[dim + 1] == int(seen.sum()):
+                part, of_tokens = part.index_select(dim, seen.nonzero().flatten()), True
+        if part.shape == expected.shape[1:] and (of_tokens or pooled):
+            comparisons += trial.agree({name: part}, {name: expected[0]}, note)
+    return comparisons

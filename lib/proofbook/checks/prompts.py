@@ -23,3 +23,282 @@ from proofbook.checks.hidden import without_padding
 from proofbook.checks.plain import agree, call, eager, moved, rounding
 from proofbook.checks.plain_decoding import agree_on_tokens, generated, texts
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
+from proofbook.checks.trial import Trial
+from proofbook.checks.truth import floor_outputs, truth_of
+from proofbook.subject.tasks.task import Row
+
+# numbers of pictures of the rows of a batch: all at once, else two at a time
+MIXTURES = ((0, 1, 2), (0, 1), (1, 2))
+
+
+@check
+def text_alone(trial: Trial) -> Observation:
+    """Prompts that nothing is seen beside give float64 truth."""
+    composer = Composer.of(trial)
+    inputs = composer.encode([composer.row(row, 0) for row in range(len(trial.rows))])
+    needs = [
+        one.name
+        for one in inspect.signature(type(trial.model).forward).parameters.values()
+        if one.default is one.empty and one.name != "self" and one.kind is one.POSITIONAL_OR_KEYWORD
+    ]
+    if set(needs) - set(inputs):
+        raise NotApplicable(f"{trial.spec.model_class} can't be called without {', '.join(needs)}")
+    try:
+        trial.run(inputs)
+    except ValueError as refusal:
+        raise NotApplicable(f"refused: {refusal}") from refusal
+    return Observation.of(_beside_truth(trial, inputs), "1 in each output")
+
+
+@check
+def several_pictures(trial: Trial) -> Observation:
+    """Prompts with two pictures each give float64 truth, and another answer where the two change places."""
+    composer = _of_pictures(trial)
+    rows = [composer.row(row, 2) for row in range(len(trial.rows))]
+    inputs = composer.encode(rows)
+    found = Observation.of(_beside_truth(trial, inputs), "1 in each output, another answer when reversed")
+    reversed_ = composer.encode([Row(text=row.text, images=row.images[::-1]) for row in rows])
+    pairs = zip(composer.scores(inputs), composer.scores(reversed_), strict=True)
+    same = [f"row {at}" for at, (one, two) in enumerate(pairs) if not _moved(trial, one, two)]
+    return _with(found, [f"the order of the pictures changes nothing in {', '.join(same)}"] if same else [])
+
+
+@check
+def mixed_batch(trial: Trial) -> Observation:
+    """A row gives the same alone and beside rows with more pictures than its own, or with none."""
+    composer = Composer.of(trial)
+    comparisons, counted, known = list[Comparison](), list[str](), dict[str, Any]()
+    for counts, inputs in _mixtures(composer):
+        counted.append(", ".join(map(str, counts)))
+        rows = [composer.alone(composer.row(row, count)) for row, count in enumerate(counts)]
+        if all(one.passed for one in comparisons):  # so that the first that fails is the last that is kept
+            same = [((0, row), (1 + row, 0)) for row in range(len(rows))]
+            known = {"batches": [inputs, *rows], "same": same, "unlike": []}
+        for row, (count, scores) in enumerate(zip(counts, composer.scores(inputs), strict=True)):
+            (single,) = composer.scores(rows[row])
+            note = f", row {row} of {count} {composer.sees}s"
+            comparisons += trial.agree({"logits": scores}, {"logits": single}, note)
+    seen = Observation.of(comparisons, f"1 in rows of {' and of '.join(counted)} {composer.sees}s")
+    return replace(seen, evidence=known)
+
+
+@check
+def exchanged_pictures(trial: Trial) -> Observation:
+    """Rows in another order give outputs in that order; two rows that exchange what they see change, others don't."""
+    composer = Composer.of(trial)
+    rows = [composer.row(row, 1) for row in range(len(trial.rows))]
+    order = [1, 2, 0]
+    batches = [composer.encode(rows), composer.encode([rows[at] for at in order])]
+    scores = composer.scores(batches[0])
+    comparisons = []
+    for was, now in zip(order, composer.scores(batches[1]), strict=True):
+        comparisons += trial.agree({"logits": now}, {"logits": scores[was]}, f", row {was} elsewhere")
+    first, second, *rest = rows
+    exchanged = [
+        Row(text=first.text, images=second.images, video=second.video),
+        Row(text=second.text, images=first.images, video=first.video),
+        *rest,
+    ]
+    batches.append(composer.encode(exchanged))
+    after = composer.scores(batches[2])
+    comparisons += trial.agree({"logits": after[2]}, {"logits": scores[2]}, ", row 2, which exchanged nothing")
+    still = [f"row {row}" for row in (0, 1) if not _moved(trial, scores[row], after[row])]
+    found = Observation.of(comparisons, f"1 in each row, and another answer to another {composer.sees}")
+    same = [((1, now), (0, was)) for now, was in enumerate(order)] + [((2, 2), (0, 2))]
+    known = {"batches": batches, "same": same, "unlike": [((2, row), (0, row)) for row in (0, 1)]}
+    return replace(_with(found, [f"nothing changed in {', '.join(still)}"] if still else []), evidence=known)
+
+
+@reproduces(mixed_batch, exchanged_pictures)
+def prompts_score_by_themselves(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    batches: list[Mapping[str, Any]],
+    same: list[tuple[tuple[int, int], tuple[int, int]]],
+    unlike: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    """A prompt scores the same in whatever batch and row it stands, and otherwise with another picture."""
+    scores = [shown(call(model, batch, dtype)["logits"], batch) for batch in batches]
+    noise = rounding(model, batches[0], dtype)
+    for (batch, row), (beside, place) in same:
+        agree({"logits": scores[batch][row]}, {"logits": scores[beside][place]}, tolerance, noise)
+    for (batch, row), (beside, place) in unlike:
+        by = moved({"logits": scores[batch][row]}, {"logits": scores[beside][place]}, tolerance)
+        assert by > 1, (
+            f"row {row} of batch {batch}: scores observed to differ by {by:.3g} roundings, allowed 1 at least"
+        )
+
+
+@check
+def picture_places(trial: Trial) -> Observation:
+    """Another picture in a row changes its own tokens, from their first half on, and none before these."""
+    composer = Composer.of(trial)
+    row, starts, stops = _placed(composer)
+    before = composer.scores(composer.alone(row))[0]
+    comparisons, still = [], []
+    evidence: dict[str, Any] = {}
+    for which, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        after = composer.scores(composer.alone(other(row, which)))[0]
+        own = f"{composer.sees} {which}"
+        if start and not trial.decoder.not_causal:
+            note = f", before {own}"
+            comparisons += trial.agree({"logits": after[:start]}, {"logits": before[:start]}, note)
+            evidence = evidence or {"prompt": composer.alone(row), "start": start}
+        # not the very first: that may be a mark, or one of the codes of a vocabulary, the same for both
+        half = slice(start, (start + stop + 1) // 2)
+        if not _moved(trial, before[half], after[half]):
+            still.append(f"{own} does not change its tokens {half.start} to {half.stop}")
+    allowed = f"1 before the tokens of each of {len(starts)} {composer.sees}s, and they change"
+    if comparisons:
+        return replace(_with(Observation.of(comparisons, allowed), still), evidence=evidence)
+    return Observation(not still, f"{len(still)} tokens unchanged", "0", "; ".join(still))
+
+
+@reproduces(picture_places)
+def earlier_tokens_see_no_picture(
+    model: nn.Module, prompt: Mapping[str, Any], start: int, dtype: torch.dtype, tolerance: Mapping[str, float]
+) -> None:
+    """Other pictures change nothing before the first of their tokens."""
+    others = {
+        name: -value if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in prompt.items()
+    }
+    before, after = (call(model, given, dtype)["logits"][:, :start] for given in (prompt, others))
+    true, floor = (eager(model, prompt, one) for one in (torch.float64, dtype))
+    agree({"logits": after}, {"logits": before}, tolerance, (floor, true))
+
+
+@check
+def mixed_generation(trial: Trial) -> Observation:
+    """Greedy generation for rows of unlike numbers of pictures writes what a forward call over each row says."""
+    composer = Composer.of(trial)
+    if not trial.model.can_generate() or type(trial.model).generate is not GenerationMixin.generate:
+        raise NotApplicable(f"{trial.spec.model_class} does not generate, or in a way of its own")
+    comparisons: list[Comparison] = []
+    wrong, kept, failed = [], dict[str, Any](), False
+    for counts, inputs in _mixtures(composer, "left"):
+        known = evidence_of_writing(trial, inputs, {"do_sample": False})
+        with evidence(**known):
+            tokens, given = _written(trial, inputs)
+        alone = [composer.alone(composer.row(row, count)) for row, count in enumerate(counts)]
+        for row, count in enumerate(counts):
+            stop = count_of(tokens[row], trial)
+            whole = trial.decoder.stream.extended(alone[row], tokens[row : row + 1])
+            scores = trial.run({**whole, **trial.decoder.caching(False)})["logits"][0, -tokens.shape[1] - 1 : -1][:stop]
+            note = f", row {row} of {count} {composer.sees}s"
+            comparisons += trial.agree({"logits": given[row, :stop]}, {"logits": scores.float()}, note)
+            wrong += [
+                f"row {row}, token {at}"
+                for at, one in enumerate(scores.float())
+                if not likeliest(one, int(tokens[row, at]), 1, comparisons)
+            ]
+        if not failed:
+            kept, failed = {**known, "alone": alone}, bool(wrong) or not all(one.passed for one in comparisons)
+    found = observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
+    return replace(found, evidence=kept)
+
+
+@reproduces(mixed_generation)
+@torch.no_grad()
+def rows_generate_as_alone(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    reading: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    alone: list[Mapping[str, Any]],
+) -> None:
+    """Greedy generation for rows of unlike numbers of pictures goes by the scores of a forward call over each row."""
+    found = generated(model, prompt, dtype, generation)
+    scores = torch.stack(found.logits, dim=1).cpu()
+    new = scores.shape[1]
+    for row, own in enumerate(alone):
+        sequence = torch.cat([own[reading["tokens"]], found.sequences[row : row + 1, -new:].cpu()], dim=1)
+        ((_, text),) = texts(own, sequence, new, reading)
+        expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
+        agree_on_tokens(scores[row : row + 1], expected, sequence[:, -new:], 1, tolerance, noise)
+
+
+def _written(trial: Trial, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """What greedy generation writes, batch × NEW, and the scores that it went by, batch × NEW × vocabulary."""
+    with torch.no_grad(), plain_configuration(trial):
+        asked = {"max_new_tokens": NEW, "do_sample": False, "output_logits": True}
+        made = trial.model.generate(**trial.session.place(inputs), **asked, return_dict_in_generate=True)
+    scores = torch.stack(made.logits, dim=1).float().cpu()
+    return made.sequences[:, -scores.shape[1] :].cpu(), scores
+
+
+def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
+    """The outputs of another batch held against float64, with their own noise floor."""
+    found = trial.run(inputs)
+    true = {n: t for n, t in truth_of(trial.called, inputs).outputs.items() if n in found or "attention" not in n}
+    floor = floor_outputs(trial.called, inputs, getattr(torch, trial.target.dtype))
+    found, true, floor = (without_padding(each, inputs) for each in (found, true, floor))
+    return compare_all(found, true, trial.tolerance, errors_between(floor, true, trial.tolerance))
+
+
+def _of_pictures(trial: Trial) -> Composer:
+    composer = Composer.of(trial)
+    if composer.sees == "clip":
+        raise NotApplicable("its prompts are about clips, one a row")
+    return composer
+
+
+def _mixtures(
+    composer: Composer, side: Literal["left", "right"] = "right"
+) -> Iterator[tuple[Sequence[int], dict[str, Any]]]:
+    """The batches of unlike numbers of pictures that the processor makes: all numbers in one if it can."""
+    refused: NotApplicable | None = None
+    made: set[int] = set()
+    most = 1 if composer.sees == "clip" else 2
+    for counts in MIXTURES:
+        if max(counts) > most or set(counts) <= made:
+            continue
+        try:
+            inputs = composer.encode([composer.row(row, count) for row, count in enumerate(counts)], side)
+        except NotApplicable as refusal:
+            refused = refusal
+            continue
+        made |= set(counts)
+        yield counts, inputs
+    if not made:
+        raise refused or NotApplicable("its processor mixes no rows")
+
+
+def _placed(composer: Composer) -> tuple[Row, list[int], list[int]]:
+    """A prompt with two pictures if that can be, and where the tokens of each begin and end in its scores.
+
+    The first picture has as many tokens as in a prompt of its own.
+    """
+    one = composer.row(0, 1)
+    alone = composer.alone(one)
+    places = composer.placeholders(alone)[0].nonzero().flatten().tolist()
+    try:
+        two = composer.row(0, 2) if composer.sees == "picture" else one
+        both = composer.placeholders(composer.alone(two))[0].nonzero().flatten().tolist()
+        second = composer.alone(Row(text=one.text, images=two.images[1:])) if two.images[1:] else alone
+    except NotApplicable:
+        return one, [places[0]], [places[-1] + 1]
+    # some classes give each of several pictures fewer tokens than one by itself
+    if len(both) != len(places) + int(composer.placeholders(second).sum()):
+        return one, [places[0]], [places[-1] + 1]
+    count = len(places)
+    return two, [both[0], both[count]], [both[count - 1] + 1, both[-1] + 1]
+
+
+def _moved(trial: Trial, before: Tensor, after: Tensor) -> bool:
+    """Whether scores differ by more than the error allowed."""
+    if before.shape != after.shape:
+        return True
+    return compare("logits", after, before, trial.tolerance, trial.noise.get("logits")).ratio > 1
+
+
+def _with(found: Observation, wrong: list[str]) -> Observation:
+    """An observation with what else is wrong."""
+    if not wrong:
+        return found
+    detail = "; ".join([*wrong, found.detail])
+    return Observation(False, found.observed, found.allowed, detail, found.comparisons)
