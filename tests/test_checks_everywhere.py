@@ -151,6 +151,14 @@ def test_attention_finds_a_mask_that_one_implementation_drops(monkeypatch: pytes
     assert "flex_attention: " in found.detail
 
 
+def test_attention_leaves_out_what_rounding_decides() -> None:
+    trial = trial_of("llama")
+    changed(head_of(trial), lambda scores: scores + (scores * 1e7).floor() % 2)  # the last bit decides
+    found = finding("attention-implementations", trial)
+    assert found.verdict is Verdict.PASS
+    assert "rounding to float32 decides, in float64 arithmetic as well, what becomes of logits" in found.detail
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_half_precision_finds_a_scale_that_only_it_gets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = trial_of("bert")
