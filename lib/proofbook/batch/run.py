@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from statistics import mean
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
@@ -22,6 +22,9 @@ from proofbook.batch.reuse import Keys
 from proofbook.batch.schedule import Room, Schedule
 from proofbook.catalog import Catalog, Category, load_catalog
 from proofbook.verdict import Verdict
+
+if TYPE_CHECKING:
+    from proofbook.batch.store import Store
 
 
 class BadFolder(ValueError):
@@ -45,8 +48,8 @@ class Interrupted(Exception):
         self.ledger = ledger
 
 
-def new_folder(outputs: Path, chosen: Path | None = None) -> Path:
-    """The folder of a new run: the one chosen, else one named by the time (UTC) in ``outputs``.
+def new_folder(outputs: Path, chosen: Path | None = None, name: str = "") -> Path:
+    """The folder of a new run: the one chosen, else one in ``outputs`` of that name, or named by the time (UTC).
 
     Raises:
         BadFolder: the one chosen holds something already.
@@ -60,15 +63,24 @@ def new_folder(outputs: Path, chosen: Path | None = None) -> Path:
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    for name in (stamp, *(f"{stamp}-{number}" for number in range(2, 1000))):
+    folder = fresh_folder(outputs, name or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ"))
+    _point_latest(outputs, folder.name)
+    return folder
+
+
+def fresh_folder(outputs: Path, name: str) -> Path:
+    """Make a folder of that name in ``outputs``, or with a number behind it.
+
+    Raises:
+        BadFolder: there are a thousand of them.
+    """
+    for each in (name, *(f"{name}-{number}" for number in range(2, 1000))):
         try:
-            (outputs / name).mkdir(parents=True)
+            (outputs / each).mkdir(parents=True)
         except FileExistsError:
             continue
-        _point_latest(outputs, name)
-        return outputs / name
-    raise BadFolder(f"{outputs} holds a thousand runs of this second")
+        return outputs / each
+    raise BadFolder(f"{outputs} holds a thousand runs of the name {name}")
 
 
 def find_run(name: str, outputs: Path) -> Path:
@@ -101,6 +113,7 @@ def execute_run(
     per_device: int = 1,
     stream: TextIO | None = None,
     executor: Executor = Executor.LOCAL,
+    store: "Store | None" = None,
 ) -> Ledger:
     """Execute what a run still lacks, write its ledger and close it.
 
@@ -116,6 +129,7 @@ def execute_run(
         per_device: how many cases may share a GPU.
         stream: where events are printed as lines of JSON, beside the file of them in the run's folder.
         executor: what executes the cases.
+        store: where each finished case is copied.
 
     Raises:
         Interrupted: by Ctrl-C or SIGTERM; the ledger of what is done has been written.
@@ -144,6 +158,8 @@ def execute_run(
                 progress.show(journal.started(cases, jobs, _expected(cases, history), warm=warm))
                 for event in events:
                     progress.show(journal.follow(event))
+                    if store and isinstance(event, local.Finished) and (said := store.add(folder, event.case)):
+                        progress.show(journal.follow(local.Noticed(said)))
             return journal.finished(write_ledger(folder, console), stopped=False)
         except KeyboardInterrupt:
             ledger = journal.finished(write_ledger(folder, console), stopped=True)

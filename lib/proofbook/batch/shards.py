@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proofbook.batch.history import History
-from proofbook.batch.plan import BadPlan, Plan, Shard
+from proofbook.batch.plan import BadPlan, Plan, PlannedCase, Shard
 from proofbook.batch.schedule import shares
 
 # cases named in an error
@@ -98,15 +98,19 @@ def copy_cases(folders: Sequence[Path], plan: Plan, folder: Path) -> int:
     copied = 0
     for case in plan.cases:
         for source in folders:
-            path = source / case.notebook
-            if not path.is_file():
+            if not (source / case.notebook).is_file():
                 continue
             (folder / case.notebook).parent.mkdir(parents=True, exist_ok=True)
-            # the script that reproduces a failure as well
-            for made in path.parent.glob(f"{glob.escape(path.stem)}.*"):
+            for made in made_by(case, source):
                 shutil.copyfile(made, (folder / case.notebook).with_name(made.name))
             copied += 1
     return copied
+
+
+def made_by(case: PlannedCase, folder: Path) -> list[Path]:
+    """The executed notebook of a case, and the script that reproduces its failure."""
+    path = folder / case.notebook
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
 
 
 def _check_alike(first: Path, of_first: Plan, folder: Path, plan: Plan) -> None:

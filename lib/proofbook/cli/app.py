@@ -99,9 +99,16 @@ def run(
         str | None,
         typer.Option(metavar="I/N", help="Only the I-th of N shares of about the same duration; see `merge`."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; outputs/<time, UTC>.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|URL",
+            help="Folder of the run; outputs/<time, UTC>. With a URL, s3://bucket/run, that of its name in outputs/, "
+            "copied there as it grows.",
+        ),
+    ] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Run to continue (path, name or latest): its cases without a notebook.")
+        str | None, typer.Option(help="Run to continue (path, name, URL or latest): its cases without a notebook.")
     ] = None,
     executor: Annotated[
         Executor, typer.Option(help="What executes cases: this machine, or Ray, on the cluster of `ray start` if any.")
@@ -235,8 +242,12 @@ def add(
 
 @app.command(epilog=EXIT_CODES)
 def merge(
-    shards: Annotated[list[str], typer.Argument(metavar="RUN…", help="The runs of all shards of one run.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the merged run; outputs/<time, UTC>.")] = None,
+    shards: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="The runs of all shards of one run; URLs as well.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER|URL", help="Folder of the merged run, or URL; outputs/<time, UTC>.")
+    ] = None,
     report: Annotated[bool, typer.Option(help="Render the summary at the end.")] = True,
 ) -> None:
     """Join the runs of `run --shard` into one, whose ledger closes."""
@@ -257,7 +268,7 @@ def status(
 
 
 @app.command()
-def report(run: Annotated[str, typer.Argument(help="Run: a path, a name in outputs/, or latest.")]) -> None:
+def report(run: Annotated[str, typer.Argument(help="Run: a path, a name in outputs/, a URL, or latest.")]) -> None:
     """Rebuild a run's ledger and render its summary: site/, junit.xml, summary.md, summary.ipynb."""
     from proofbook.cli.running import report_run
 
@@ -266,7 +277,7 @@ def report(run: Annotated[str, typer.Argument(help="Run: a path, a name in outpu
 
 @app.command(epilog="Exit status: 0 nothing broke; 1 something broke; 2 wrong usage; 3 the machinery failed.")
 def compare(
-    before: Annotated[str, typer.Argument(help="Run to compare with: a path, a name in outputs/, or latest.")],
+    before: Annotated[str, typer.Argument(help="Run to compare with: a path, a name in outputs/, a URL, or latest.")],
     after: Annotated[str, typer.Argument(help="Run to compare.")],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """``proofbook compare``."""
 
-from proofbook.batch.run import find_run
+from proofbook.batch.store import open_run
 from proofbook.cli.console import console, root, table
 from proofbook.cli.errors import FELL_SHORT
 
@@ -10,7 +10,7 @@ def compare_runs(before: str, after: str, markdown: bool) -> int:
     from proofbook.report.collect import collect
     from proofbook.report.compare import Comparison, comparison_markdown, headline, sections, versions
 
-    found = Comparison(*(collect(find_run(run, root() / "outputs")) for run in (before, after)))
+    found = Comparison(*(collect(open_run(run, root() / "outputs")) for run in (before, after)))
     if markdown:
         print(comparison_markdown(found))
         return FELL_SHORT if found.broke else 0

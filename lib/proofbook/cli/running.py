@@ -19,9 +19,10 @@ from proofbook.batch.parents import unavailable
 from proofbook.batch.plan import Plan, make_plan
 from proofbook.batch.progress import style
 from proofbook.batch.reuse import Keys
-from proofbook.batch.run import Executor, Interrupted, execute_run, find_run, new_folder, unfinished, write_ledger
+from proofbook.batch.run import Executor, Interrupted, execute_run, new_folder, unfinished, write_ledger
 from proofbook.batch.scratch import sweep
 from proofbook.batch.shards import parse_shard, shard_of
+from proofbook.batch.store import Store, is_url, open_run
 from proofbook.batch.variants import Extent, variants_for
 from proofbook.catalog import Category, Timings, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
@@ -49,7 +50,8 @@ class Selection:
     timings: Timings | None
     memory_limit: float | None
     shard: str | None
-    out: Path | None
+    # a folder or a URL
+    out: str | None
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,15 @@ def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
             plan = make_plan(catalog, **chosen, variants=variants_for(plan.cases, wanted.variants))
     if share:
         plan = shard_of(plan, *share, History.of(workbook / "outputs"))
-    folder = new_folder(workbook / "outputs", wanted.out)
+    folder, store = destination(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
     with locked(folder):
         plan.save(folder)
+        if store:
+            store.begin(folder)
         if changed:
             _bring_over(plan, folder, workbook, out)
-        return _execute(plan, folder, workbook, manner, out)
+        return _execute(plan, folder, workbook, manner, out, store)
 
 
 def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
@@ -116,17 +120,35 @@ def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
             "only --jobs, --per-device, --cold, --json and --no-report go with it"
         )
     workbook = root()
-    folder = find_run(name, workbook / "outputs")
+    folder = open_run(name, workbook / "outputs")
     plan = Plan.load(folder)
     with locked(folder):
-        return _execute(plan, folder, workbook, manner, manner.out)
+        return _execute(plan, folder, workbook, manner, manner.out, Store.of(folder))
 
 
 def report_run(name: str) -> None:
     """Rebuild a run's ledger from its notebooks and render its summary."""
-    out, folder = console(), find_run(name, root() / "outputs")
+    out, folder = console(), open_run(name, root() / "outputs")
     write_ledger(folder, out)
     _report(folder, out)
+    _copy_out(Store.of(folder), folder, out)
+
+
+def destination(outputs: Path, chosen: str | None) -> tuple[Path, Store | None]:
+    """The folder of a new run, and the URL that it is to be copied to where one was chosen."""
+    if chosen is None or not is_url(chosen):
+        return new_folder(outputs, Path(chosen) if chosen else None), None
+    store = Store(chosen)
+    store.check_free()
+    return new_folder(outputs, name=store.name), store
+
+
+def _copy_out(store: Store | None, folder: Path, out: Console) -> None:
+    """Copy to its URL what is new in a run's folder."""
+    if store:
+        with out.status(f"copying to {store.url}"):
+            store.complete(folder)
+        out.print(f"copied to {store.url}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _keys(plan: Plan, workbook: Path) -> Keys:
@@ -146,7 +168,7 @@ def _bring_over(plan: Plan, folder: Path, workbook: Path, out: Console) -> None:
         out.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Console) -> int:
+def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Console, store: Store | None) -> int:
     if manner.executor is Executor.RAY and find_spec("ray") is None:
         raise WrongUsage('--executor ray: Ray is not installed. `pip install "proofbook[ray]"`, on every node')
     if manner.executor is Executor.RAY and plan.timings is Timings.ALONE:
@@ -157,9 +179,10 @@ def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Cons
     # a case a core imports no more often by itself than a parent for them would
     warm = not manner.cold and unavailable() is None and left > jobs
     kernels = "warm" if warm else "cold"
+    copied = f", copied to {store.url}" if store else ""
     out.print(
         f"run {plan.run}: {left} of {len(plan.cases)} cases to execute on {', '.join(plan.targets)}; "
-        f"{jobs} at a time on {cores()} cores, in {kernels} kernels, in {shown(folder)}",
+        f"{jobs} at a time on {cores()} cores, in {kernels} kernels, in {shown(folder)}{copied}",
         highlight=False,
         soft_wrap=True,
     )
@@ -179,20 +202,25 @@ def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Cons
             per_device=manner.per_device,
             stream=sys.stdout if manner.json else None,
             executor=manner.executor,
+            store=store,
         )
     except Interrupted as stopped:
         again = f"proofbook run --resume {shlex.quote(shown(folder))}"
         out.print(f"{stopped}. Continue with:\n{again}", highlight=False, soft_wrap=True)
+        _copy_out(store, folder, out)
         return STOPPED
-    conclude(ledger, folder, out, report=manner.report)
+    conclude(ledger, folder, out, report=manner.report, store=store)
     return FELL_SHORT if ledger.fell_short else 0
 
 
-def conclude(ledger: Ledger, folder: Path, out: Console, *, report: bool) -> None:
-    """Say how to look at what fell short, and render the summary where it is asked for."""
+def conclude(ledger: Ledger, folder: Path, out: Console, *, report: bool, store: Store | None) -> None:
+    """Say how to look at what fell short, render the summary where it is asked for, and copy all to the run's URL."""
     _close(ledger, out)
-    if report:
-        _report(folder, out)
+    try:
+        if report:
+            _report(folder, out)
+    finally:
+        _copy_out(store, folder, out)
 
 
 def _report(folder: Path, out: Console) -> None:

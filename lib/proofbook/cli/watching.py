@@ -4,8 +4,10 @@ import shlex
 
 from proofbook.batch.run import find_run
 from proofbook.batch.status import Condition, Status, read_status
+from proofbook.batch.store import is_url
 from proofbook.batch.view import explanation, outcome, overview
 from proofbook.cli.console import console, root, shown
+from proofbook.cli.errors import WrongUsage
 
 # cases that fell short shown at most, the last ones
 SHORT_SHOWN = 10
@@ -14,6 +16,10 @@ _AGAIN = {Condition.STOPPED, Condition.FAILED, Condition.KILLED, Condition.PLANN
 
 def show_status(name: str, json: bool) -> None:
     """Print where a run stands."""
+    if is_url(name):
+        raise WrongUsage(
+            f"status {name}: only of a run on this machine, which alone knows whether somebody executes it"
+        )
     folder = find_run(name, root() / "outputs")
     status, state = read_status(folder)
     if json:
