@@ -215,6 +215,7 @@ def test_a_run_goes_to_s3_and_comes_back(s3: str, workbook: Path, proofbook: Cal
     }
 
 
+@pytest.mark.slow
 def test_s3_says_in_words_what_is_wrong(s3: str, workbook: Path) -> None:
     command = [sys.executable, "-c", "from proofbook.cli import main; main()"]
     command += [*map(str, RUN), "--model", "passes", "--out"]
