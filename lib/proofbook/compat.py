@@ -6,7 +6,7 @@ transformers: not for planning.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -102,11 +102,22 @@ def declared(kind: Any) -> frozenset[str]:
     """The arguments that a configuration class declares, those of its bases included."""
     if is_dataclass(kind):
         return frozenset(each.name for each in fields(kind))
-    own = inspect.signature(kind.__init__).parameters.values()
+    own = [each for base in _constructors(kind) for each in inspect.signature(base.__init__).parameters.values()]
     named = {each.name for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     # 4.5x turns the dtype into text where it can't be serialized, and `name_or_path` only tells where it came from
     common = vars(PreTrainedConfig()).keys() | {"num_labels"}
     return frozenset({name for name in named | common if not name.startswith("_")} - {"self", "torch_dtype"})
+
+
+def _constructors(kind: Any) -> Iterator[Any]:
+    """A class, and those of its bases between it and the library's own whose constructors get what it does not name."""
+    for base in inspect.getmro(kind):
+        if base is PreTrainedConfig:
+            return
+        if "__init__" in vars(base):
+            yield base
+            if not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(base.__init__).parameters.values()):
+                return
 
 
 def sub_configs_defaults(kind: Any) -> Mapping[str, Any]:

@@ -96,9 +96,8 @@ def packed_rows(trial: Trial) -> Observation:
     """Rows in one sequence, kept apart by a mask of tokens × tokens and by positions, give what each gives alone."""
     require_separate(trial)
     # the library's own maker of masks, which hands one of four dimensions on as it is
-    if trial.model.can_generate() or not hasattr(
-        sys.modules[type(trial.model).__module__], "create_bidirectional_mask"
-    ):
+    makes = hasattr(sys.modules[type(trial.model).__module__], "create_bidirectional_mask")
+    if not makes or trial.model.can_generate():
         raise NotApplicable("its code makes masks of its own, which may take none of tokens × tokens")
     if {"position_ids", "attention_mask"} - inspect.signature(trial.called.forward).parameters.keys():
         raise NotApplicable("it takes no positions beside a mask")

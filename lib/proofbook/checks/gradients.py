@@ -218,7 +218,10 @@ def shares_of_allowed(
             there = got if right is None else right
             shares[name] = 0.0 if there is None or not rms(there) else math.inf
             continue
-        allowed = tolerance["smallest"] * tolerance["eps"] * max(rms(right), CANCELLED * most / sizes[name])
+        # a bias sums the same terms as its weight does, each without its input: of keys they cancel
+        whole = true.get(f"{name.rpartition('.')[0]}.weight") if name.endswith(".bias") else None
+        terms = max(rms(right), CANCELLED * most / sizes[name], rms(whole) if whole is not None else 0.0)
+        allowed = tolerance["smallest"] * tolerance["eps"] * terms
         if floor is not None and (noisy := floor[name]) is not None:
             allowed = max(allowed, tolerance["multiple"] * rms(noisy.double() - right))
         error = rms(got.double() - right)

@@ -301,12 +301,24 @@ def _align_placeholders(config: PreTrainedConfig, processor: Any, tokenizer: Any
 
 
 def _repeated(cls: Any) -> Iterator[str]:
-    """The placeholders that a processor's source writes several times over, by a number: what fills an image."""
-    for node in ast.walk(ast.parse(inspect.getsource(sys.modules[cls.__module__]))):
+    """The placeholders that a processor's source writes several times over, by a number: what fills an image. Those
+    that it then replaces by another token are none of them."""
+    nodes = list(ast.walk(ast.parse(inspect.getsource(sys.modules[cls.__module__]))))
+    passing = {token for node in nodes if (token := _replaced(node)) is not None}
+    for node in nodes:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Constant):
             token = node.left.value
-            if isinstance(token, str) and _PLACEHOLDER.fullmatch(token):
+            if isinstance(token, str) and _PLACEHOLDER.fullmatch(token) and token not in passing:
                 yield token
+
+
+def _replaced(node: ast.AST) -> str | None:
+    """The text for which a call of ``str.replace`` puts something that it is no part of."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="replace"), args=[ast.Constant(value=str(token)), new, *_]):
+            kept = (isinstance(one, ast.Constant) and one.value == token for one in ast.walk(new))
+            return None if any(kept) else token
+    return None
 
 
 def _chat_template(processor: Any) -> str:

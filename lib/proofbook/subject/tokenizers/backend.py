@@ -46,8 +46,10 @@ def train(cls: Any, size: int, numbers: Mapping[str, int] | None = None) -> Toke
     Raises:
         ValueError: the special tokens leave too little room.
     """
-    if "vocab" not in inspect.signature(cls).parameters:
-        fixed = "__init__" in vars(cls) and "vocab_file" not in cls.vocab_files_names
+    takes = inspect.signature(cls).parameters
+    if "vocab" not in takes:
+        of_files = "tokenizer_file" in takes or "vocab_file" in cls.vocab_files_names
+        fixed = "__init__" in vars(cls) and not of_files
         return cls() if fixed else _byte_level(cls, size)
     return cls(**{**_arguments(cls), **_numbered(copy.deepcopy(_vocabulary(cls, size)), numbers or {})})
 

@@ -156,8 +156,15 @@ def _word_pieces(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     return {"vocab_file": _save(folder / "vocab.txt", sorted(vocab, key=vocab.__getitem__))}
 
 
-def _merges(cls: TokenizerClass, size: int, folder: Path, pipeline: Tokenizer, known: Sequence[str] = ()) -> Arguments:
-    vocab, merges = merged(pipeline.model, pipeline, [*_special(cls), *known], size)
+def _merges(
+    cls: TokenizerClass,
+    size: int,
+    folder: Path,
+    pipeline: Tokenizer,
+    known: Sequence[str] = (),
+    first: Sequence[str] = (),
+) -> Arguments:
+    vocab, merges = merged(pipeline.model, pipeline, [*first, *_special(cls), *known], size)
     return {
         "vocab_file": _save(folder / "vocab.json", vocab),
         "merges_file": _save(folder / "merges.txt", ["#version: 0.2", *map(" ".join, merges)]),
@@ -174,14 +181,19 @@ def _merged_pieces(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
     return _merges(cls, size, folder, pipeline, alphabet(pipeline, _special(cls)))
 
 
-def _marked_words(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+def _marked_words(cls: TokenizerClass, size: int, folder: Path, first: Sequence[str] = ()) -> Arguments:
     """A BPE that marks the end of a word, on words as Moses' tokenizer splits them: at spaces and punctuation."""
     pipeline = Tokenizer(BPE(end_of_word_suffix="</w>"))
     lowers = inspect.signature(cls).parameters.get("do_lowercase_and_remove_accent")
     if lowers is not None and lowers.default:
         pipeline.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False)
     pipeline.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return _merges(cls, size, folder, pipeline)
+    return _merges(cls, size, folder, pipeline, first=first)
+
+
+def _characters_first(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
+    """The same behind some characters: OWL-ViT takes a query that begins with token 0 for padding."""
+    return _marked_words(cls, size, folder, first=("!", '"', "#"))
 
 
 def _two_languages(cls: TokenizerClass, size: int, folder: Path) -> Arguments:
@@ -261,6 +273,7 @@ _BY_FILES: dict[tuple[str, ...], Recipe] = {
     ("source_spm.spm", "target_spm.spm", "vocab.json"): _source_and_target,
 }
 _BY_CLASS: dict[str, Recipe] = {
+    "CLIPTokenizer": _characters_first,
     "ClvpTokenizer": _bytes,
     "EsmTokenizer": _proteins,
     "Speech2Text2Tokenizer": _continued_words,
