@@ -1,5 +1,6 @@
 """Sample pictures, image processors and composites: what they are given comes out as the model takes it."""
 
+import ast
 import copy
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from transformers.utils import is_torchvision_available
 
 from proofbook.catalog import Category, Model, load_catalog
 from proofbook.subject.image_processors import FREE_SIDE, build_image_processor, lookup
-from proofbook.subject.processors import align, build_processor, composite_class, part_of
+from proofbook.subject.processors import _replaced, align, build_processor, composite_class, part_of
 from proofbook.subject.samples.images import clip, document, photographs
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
@@ -235,3 +236,11 @@ def test_a_model_shares_the_processor_of_the_type_that_its_class_is_of() -> None
 def test_a_stand_in_blocks_by_the_package_where_the_class_it_stands_for_is_asked_for() -> None:
     with pytest.raises(Blocked, match="torchvision"):
         with_entry("minicpmv4_6")
+
+
+def test_what_a_processor_replaces_again_fills_no_picture() -> None:
+    kept, passing = (
+        ast.parse(source, mode="eval").body
+        for source in ('text.replace("<image>", "<image>" * 4)', 'text.replace("<placeholder>", self.image_token)')
+    )
+    assert _replaced(kept) is None and _replaced(passing) == "<placeholder>"

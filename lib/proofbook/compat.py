@@ -102,21 +102,22 @@ def declared(kind: Any) -> frozenset[str]:
     """The arguments that a configuration class declares, those of its bases included."""
     if is_dataclass(kind):
         return frozenset(each.name for each in fields(kind))
-    own = [each for base in _constructors(kind) for each in inspect.signature(base.__init__).parameters.values()]
+    own = [each for takes in _constructors(kind) for each in takes.values()]
     named = {each.name for each in own if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
     # 4.5x turns the dtype into text where it can't be serialized, and `name_or_path` only tells where it came from
     common = vars(PreTrainedConfig()).keys() | {"num_labels"}
     return frozenset({name for name in named | common if not name.startswith("_")} - {"self", "torch_dtype"})
 
 
-def _constructors(kind: Any) -> Iterator[Any]:
-    """A class, and those of its bases between it and the library's own whose constructors get what it does not name."""
+def _constructors(kind: Any) -> Iterator[Mapping[str, inspect.Parameter]]:
+    """What the constructor of a class takes, and those of its bases, short of the library's own, that get the rest."""
     for base in inspect.getmro(kind):
         if base is PreTrainedConfig:
             return
-        if "__init__" in vars(base):
-            yield base
-            if not any(each.kind is each.VAR_KEYWORD for each in inspect.signature(base.__init__).parameters.values()):
+        if own := vars(base).get("__init__"):
+            takes = inspect.signature(own).parameters
+            yield takes
+            if not any(each.kind is each.VAR_KEYWORD for each in takes.values()):
                 return
 
 

@@ -304,7 +304,7 @@ def _repeated(cls: Any) -> Iterator[str]:
     """The placeholders that a processor's source writes several times over, by a number: what fills an image. Those
     that it then replaces by another token are none of them."""
     nodes = list(ast.walk(ast.parse(inspect.getsource(sys.modules[cls.__module__]))))
-    passing = {token for node in nodes if (token := _replaced(node)) is not None}
+    passing = {_replaced(node) for node in nodes}
     for node in nodes:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Constant):
             token = node.left.value
