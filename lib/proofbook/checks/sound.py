@@ -18,7 +18,7 @@ from proofbook.checks.spectra import FORMULAS, PAD_SAMPLES
 from proofbook.checks.trial import Trial
 from proofbook.subject.processors import part_of
 from proofbook.subject.samples.audio import recordings
-from proofbook.subject.tasks.audio import SpeechRecognition, has_window
+from proofbook.subject.tasks.audio import SpeechRecognition
 from proofbook.subject.tasks.task import Row
 
 # arguments that hold sound
@@ -65,19 +65,26 @@ def sound_features(trial: Trial) -> Observation:
 
 def _evidence_of_features(trial: Trial, extractor: Any, made: Tensor, rows: list[Any]) -> dict[str, Any]:
     """What a reproduction needs to make the features of recordings, and to hold them against their formula."""
-    asked: dict[str, Any] = {"sampling_rate": extractor.sampling_rate}
-    if not has_window(extractor):
-        asked |= {"padding": True}
-    if made.dim() == 2 and made.shape[1] > max(map(len, rows)):  # a processor may have samples padded further
-        asked |= {"padding": "max_length", "max_length": made.shape[1]}
+    heard = any(name in trial.inputs for name in _SOUND)
+    # how the processor had them padded, it does not tell: as any other batch, to a window, or samples still further
+    asked: dict[str, Any] = {"padding": True}
+    if not torch.equal(extracted(extractor, rows, heard, asked), made):
+        asked = {"padding": "max_length", "max_length": made.shape[1]} if made.dim() == 2 else {}
     return {
         "extractor": extractor,
         "formula": FORMULAS[type(extractor).__name__],
         "sounds": [torch.from_numpy(samples) for samples in rows],
-        "heard": any(name in trial.inputs for name in _SOUND),
+        "heard": heard,
         "asked": asked,
         "tolerance": limits(trial.tolerances["float32"]),
     }
+
+
+def extracted(extractor: Any, clips: list[Any], heard: bool, asked: Mapping[str, Any]) -> Tensor:
+    """What an extractor makes of recordings: of sound that is heard, or that is to be spoken."""
+    known = {**asked, "sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
+    made = extractor(clips, **known) if heard else extractor(audio_target=clips, **known)
+    return torch.as_tensor(next(made[name] for name in ("input_values", "input_features") if name in made))
 
 
 @reproduces(sound_features)
@@ -91,9 +98,7 @@ def features_are_those_of_the_formula(
 ) -> None:
     """The features of each recording are what the documented formula gives in float64, and then padding."""
     clips = [one.numpy() for one in sounds]
-    argument = {} if heard else {"audio_target": clips}  # of what is spoken
-    made = extractor(*[clips] * heard, **argument, **asked, return_tensors="pt")
-    features = next(made[name] for name in ("input_values", "input_features") if name in made)
+    features = extracted(extractor, clips, heard, asked)
     for row, samples in enumerate(clips):
         true, rounded = (
             torch.from_numpy(formula(extractor, samples.astype(precision))) for precision in (np.float64, np.float32)
@@ -293,10 +298,7 @@ def _features(trial: Trial, extractor: Any) -> Tensor:
     name = next((name for name in _SOUND if name in trial.inputs), None)
     if name is not None:
         return torch.as_tensor(trial.inputs[name])
-    sounds = [row.audio for row in trial.rows]
-    rate = trial.rows[0].sampling_rate
-    made = extractor(audio_target=sounds, sampling_rate=rate, padding=True, return_tensors="pt")
-    return torch.as_tensor(made["input_values"])
+    return extracted(extractor, [row.audio for row in trial.rows], heard=False, asked={"padding": True})
 
 
 def _behind(made: Tensor, own: Tensor) -> Tensor:
