@@ -12,8 +12,8 @@ from transformers import GenerationConfig, GenerationMixin
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder, mixes_neighbours
-from proofbook.checks.plain import allowances, call, rounding
-from proofbook.checks.plain_decoding import agree_on_tokens, generated, texts
+from proofbook.checks.plain import agree, allowances, call, rounding
+from proofbook.checks.plain_decoding import generated, likeliest_of, texts
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import rows_of
@@ -57,15 +57,15 @@ def generate_writes_by_its_scores(
     prompt: Mapping[str, Any],
     reading: Mapping[str, Any],
     generation: Mapping[str, Any],
-    among: int,
 ) -> None:
-    """Each token that generate writes is among the likeliest, and scored, as in a forward call over the same text."""
+    """Each token that generate writes is the likeliest of a forward call over the same text, and scored as there."""
     found = generated(model, prompt, dtype, generation)
     scores, sequences = torch.stack(found.logits, dim=1).cpu(), found.sequences.cpu()
     new = scores.shape[1]
     for rows, text in texts(prompt, sequences, new, reading):
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
-        agree_on_tokens(scores[rows], expected, sequences[rows, -new:], among, tolerance, noise)
+        agree({"logits": scores[rows].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
+        likeliest_of(expected, sequences[rows, -new:], 1, tolerance, noise)
 
 
 @check
@@ -151,12 +151,14 @@ def samples_are_likely_and_come_again(
     prompt: Mapping[str, Any],
     reading: Mapping[str, Any],
     generation: Mapping[str, Any],
-    among: int,
 ) -> None:
     """Sampled tokens are among the likeliest that a forward call allows, and the same again from the same seed."""
-    first, again = (generated(model, prompt, dtype, generation).sequences for _ in range(2))
-    assert torch.equal(first, again), "observed other tokens from the same seed, allowed none"
-    generate_writes_by_its_scores(model, dtype, tolerance, prompt, reading, generation, among)
+    sequences, again = (generated(model, prompt, dtype, generation).sequences.cpu() for _ in range(2))
+    assert torch.equal(sequences, again), "observed other tokens from the same seed, allowed none"
+    new = generation["max_new_tokens"]
+    for rows, text in texts(prompt, sequences, new, reading):
+        expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
+        likeliest_of(expected, sequences[rows, -new:], generation["top_k"], tolerance, noise)
 
 
 @check
@@ -235,8 +237,7 @@ def evidence_of_writing(trial: Trial, inputs: Mapping[str, Any], how: Mapping[st
     own = {name: value for name, value in _tokens_named(trial).items() if name != "eos_token_id" and value is not None}
     asked = {name: value for name, value in how.items() if not name.startswith("output_")}
     generation = {**own, **asked, "max_new_tokens": NEW}
-    reading, among = trial.decoder.layout(inputs), how.get("top_k", 1)
-    return {"prompt": dict(inputs), "reading": reading, "generation": generation, "among": among}
+    return {"prompt": dict(inputs), "reading": trial.decoder.layout(inputs), "generation": generation}
 
 
 def _prompts(trial: Trial, decoder: Decoder) -> dict[str, Any]:

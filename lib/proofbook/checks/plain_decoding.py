@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 
-from proofbook.checks.plain import agree, allowances, placed
+from proofbook.checks.plain import allowances, placed
 from proofbook.checks.streams import rows_of
+from proofbook.checks.truth import CALL_SEED
 
 
 def read_part(
@@ -76,7 +77,7 @@ def empty_cache(kind: str, model: Any, room: int, second: bool) -> Any:
 def generated(model: Any, prompt: Mapping[str, Any], dtype: torch.dtype, generation: Mapping[str, Any]) -> Any:
     """What ``generate`` gives by these settings and no others, with the scores that it went by."""
     model.generation_config = GenerationConfig(**generation)
-    torch.manual_seed(0)
+    torch.manual_seed(CALL_SEED)
     return model.generate(
         **placed(model, prompt, dtype), output_logits=True, output_scores=True, return_dict_in_generate=True
     )
@@ -107,18 +108,22 @@ def texts(
         yield rows, {**text, **dict.fromkeys(reading["switch"], False)}
 
 
-def agree_on_tokens(
+def likeliest_of(
     scores: Tensor,
-    expected: Tensor,
     tokens: Tensor,
     among: int,
     tolerance: Mapping[str, float],
     noise: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
 ) -> None:
-    """Assert that scores are those expected, and that each token is among the so many likeliest by these."""
-    agree({"logits": scores.to(expected.dtype)}, {"logits": expected}, tolerance, noise)
-    least = expected.topk(among).values[..., -1] - 2 * allowances("logits", expected, tolerance, noise)[-1]
-    unlikely = int((expected.gather(-1, tokens[..., None])[..., 0] < least).sum())
+    """Assert that each token is among the so many likeliest, those that lie within the error allowed of them included.
+
+    Args:
+        scores: rows × tokens × vocabulary.
+        tokens: rows × tokens.
+        noise: as the references of ``agree``.
+    """
+    least = scores.topk(among).values[..., -1] - 2 * allowances("logits", scores, tolerance, noise)[-1]
+    unlikely = int((scores.gather(-1, tokens[..., None])[..., 0] < least).sum())
     assert not unlikely, f"observed {unlikely} tokens that are not among the {among} likeliest, allowed 0"
 
 

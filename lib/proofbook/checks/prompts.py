@@ -21,7 +21,7 @@ from proofbook.checks.generation import (
 )
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.plain import agree, call, eager, moved, rounding
-from proofbook.checks.plain_decoding import agree_on_tokens, generated, texts
+from proofbook.checks.plain_decoding import generated, likeliest_of, texts
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
@@ -219,7 +219,8 @@ def rows_generate_as_alone(
         sequence = torch.cat([own[reading["tokens"]], found.sequences[row : row + 1, -new:].cpu()], dim=1)
         ((_, text),) = texts(own, sequence, new, reading)
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
-        agree_on_tokens(scores[row : row + 1], expected, sequence[:, -new:], 1, tolerance, noise)
+        agree({"logits": scores[row : row + 1].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
+        likeliest_of(expected, sequence[:, -new:], 1, tolerance, noise)
 
 
 def _written(trial: Trial, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
