@@ -8,8 +8,9 @@ them, each in a process of its own. Nothing is executed: `floor.py` and `kernels
 
 Prints seconds and ends with one line of JSON: ``plan_s`` from reading ``params/`` and the ledger of the earlier run to
 the plan on the disk and the order of its cases; ``ledger_s`` of making the ledger; ``report_s`` of the whole report,
-the ledger and the start of its process included; the most memory that took, with all cases and with a tenth of them;
-and ``memory_ratio``, how many times as much ten times the cases take.
+the ledger and the start of its process included, and ``report_cpu_s``, what its two processes computed meanwhile; the
+most memory that took, with all cases and with a tenth of them; and ``memory_ratio``, how many times as much ten times
+the cases take.
 """
 
 import argparse
@@ -35,8 +36,9 @@ import json, resource, sys
 from pathlib import Path
 from proofbook.cli.running import report_run
 report_run(sys.argv[1])
-who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-print(json.dumps([resource.getrusage(one).ru_maxrss * 1024 / 1e6 for one in who]))
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+memory, seconds = (sum(each) for each in zip(*((one.ru_maxrss, one.ru_utime + one.ru_stime) for one in used)))
+print(json.dumps([memory * 1024 / 1e6, seconds]))
 """
 SHORT = {7: Verdict.FAIL, 19: Verdict.ERROR, 31: Verdict.TIMEOUT, 43: Verdict.BLOCKED}
 """Of fifty cases, those that do not pass."""
@@ -56,15 +58,17 @@ def main() -> None:
         earlier.joinpath("cases").rename(whole / "cases")
         part = planned(given.cases // 10, History(), tenth)
         write(part, tenth)
-        report_s, memory = report(whole)
-        tenth_s, memory_of_tenth = report(tenth)
+        report_s, memory, report_cpu_s = report(whole)
+        tenth_s, memory_of_tenth, _ = report(tenth)
     print(f"{given.cases} cases: planned in {plan_s:.1f} s, ledger {ledger_s:.1f} s, report {report_s:.1f} s")
+    print(f"its processes computed for {report_cpu_s:.1f} s")
     print(f"{given.cases // 10} cases: report {tenth_s:.1f} s")
     answer = {
         "cases": given.cases,
         "plan_s": plan_s,
         "ledger_s": ledger_s,
         "report_s": report_s,
+        "report_cpu_s": report_cpu_s,
         "memory_mb": memory,
         "memory_of_tenth_mb": memory_of_tenth,
         "memory_ratio": memory / memory_of_tenth,
@@ -102,11 +106,12 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def report(folder: Path) -> tuple[float, float]:
-    """Seconds of a run's report, and the most MB of memory that its processes had."""
+def report(folder: Path) -> tuple[float, float, float]:
+    """Seconds of a run's report, the most MB of memory that its processes had, and the seconds that they computed."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", REPORT, str(folder)], check=True, capture_output=True, text=True)
-    return time.perf_counter() - began, sum(json.loads(done.stdout.splitlines()[-1]))
+    memory, computed = json.loads(done.stdout.splitlines()[-1])
+    return time.perf_counter() - began, memory, computed
 
 
 if __name__ == "__main__":
