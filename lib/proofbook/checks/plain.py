@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from proofbook.checks.compare import rms
-from proofbook.checks.truth import computing_in, reference_model
+from proofbook.checks.truth import CALL_SEED, computing_in, reference_model
 from proofbook.runtimes.outputs import flatten
 
 
 def call(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """Every tensor that one forward call in a dtype gives, by its name, on the CPU."""
-    torch.manual_seed(0)  # for models that draw noise
+    torch.manual_seed(CALL_SEED)  # for models that draw noise
     with torch.no_grad():
         return {name: one.cpu() for name, one in flatten(model(**placed(model, inputs, dtype))).items()}
 

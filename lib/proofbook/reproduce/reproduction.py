@@ -17,6 +17,7 @@ from proofbook.checks.plain import placed
 from proofbook.checks.registry import Finding
 from proofbook.checks.reproduction import limits, reproduction_of
 from proofbook.checks.trial import Trial
+from proofbook.checks.truth import CALL_SEED
 from proofbook.reproduce.bundle import NotPlain
 from proofbook.reproduce.host import Host
 from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, calls_the_model, write_script
@@ -114,18 +115,18 @@ class _Attempt:
 def _attempts(finding: Finding, subject: Subject) -> Iterator[_Attempt]:
     """The ways to ask again, the simplest first: after an exception to build or call the model, then as the check
     declares; with weights drawn by the script, then with the very ones."""
-    if finding.traceback:
-        yield _Attempt(build if subject.weights is None else forward, finding.evidence, exact=False)
+    questions = [build if subject.weights is None else forward] if finding.traceback else []
     own = reproduction_of(finding.check.name, finding.evidence)
     if own is not None:
-        yield _Attempt(own, finding.evidence, exact=False)
-        if subject.weights is not None:
-            yield _Attempt(own, finding.evidence, exact=True)
+        questions.append(own)
+    for exact in (False, True) if subject.weights is not None else (False,):
+        for question in questions:
+            yield _Attempt(question, finding.evidence, exact)
 
 
 def forward(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
     """One forward call."""
-    torch.manual_seed(0)  # for models that draw noise
+    torch.manual_seed(CALL_SEED)  # for models that draw noise
     with torch.no_grad():
         model(**placed(model, inputs, dtype))
 
@@ -198,6 +199,7 @@ def _execute(host: Host, script: Path) -> str:
     return errors[-1] if errors else said
 
 
+_NUMBER = r"(?:0x[0-9a-f]+|-?\d[\d.]*(?:e[+-]?\d+)?)"
 # a line such as `RuntimeError: …`, or of an exception without words
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(:\s|$)")
 
@@ -211,5 +213,5 @@ def _shows(said: str, finding: Finding) -> bool:
 
 
 def _kind(line: str) -> str:
-    """An exception's line without numbers and addresses, which differ from run to run."""
-    return re.sub(r"0x[0-9a-f]+|\d+", "#", line)
+    """An exception's line without numbers and addresses, which differ from run to run, be they one or several."""
+    return re.sub(rf"(?:[\s,]*{_NUMBER})+[\s,]*", "#", line)
