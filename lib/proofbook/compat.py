@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from transformers import cache_utils, modeling_utils
-from transformers.models.auto import image_processing_auto
 from transformers.models.auto.configuration_auto import model_type_to_module_name
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -87,6 +87,8 @@ _RELEASE = Version(transformers.__version__)
 _IS_4 = _RELEASE.major < 5
 # the argument of `from_pretrained`
 DTYPE = "dtype" if Version("4.56") <= _RELEASE else "torch_dtype"
+# the module itself: what some releases hand out under its name raises where torchvision is missing
+image_processing_auto: Any = import_module("transformers.models.auto.image_processing_auto")
 
 
 @dataclass(frozen=True)
