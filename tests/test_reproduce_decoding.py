@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation.logits_process import LogitsProcessorList
+from transformers.masking_utils import create_causal_mask
 from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.models.llama import modeling_llama
+from transformers.models.mistral import modeling_mistral
 from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+from transformers.models.t5 import modeling_t5
 
 from proofbook.checks.registry import examine
 from proofbook.checks.reproduction import reproduction_of
@@ -29,10 +32,11 @@ WRITES = ("greedy", "beams", "sampling")
     ("model", "names"),
     [
         ("llama", (*CACHES, *WRITES, "quantised-cache", "padded-decoding")),
-        ("t5", (*CACHES, *WRITES)),
+        ("t5", (*CACHES, *WRITES, "cross-attention-mask")),
         ("llava", ("cache-kinds", "greedy", "sampling", "mixed-generation")),
         ("moonshine", ("generated-transcription",)),
         ("clip", ("one-beside-many",)),
+        ("mistral", ("window",)),
     ],
 )
 def test_the_script_of_a_sound_model_comes_to_its_end(model: str, names: tuple[str, ...], tmp_path: Path) -> None:
@@ -112,3 +116,15 @@ def test_tokens_that_scores_do_not_name_are_shown_by_a_script(tmp_path: Path, mo
     monkeypatch.setattr(LogitsProcessorList, "__call__", lambda self, ids, scores, **_: -scores)
     case = Case("llama")
     assert not any(run_script(case, name, tmp_path) for name in ("greedy", "sampling"))
+
+
+def test_a_window_that_is_lost_is_shown_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling_mistral, "create_sliding_window_causal_mask", create_causal_mask)
+    assert not run_script(Case("mistral"), "window", tmp_path)
+
+
+def test_states_that_are_seen_behind_a_mask_are_shown_by_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modeling_t5, "create_bidirectional_mask", lambda *_, **__: None)
+    assert not run_script(Case("t5"), "cross-attention-mask", tmp_path)

@@ -56,10 +56,11 @@ def generate_writes_by_its_scores(
     tolerance: Mapping[str, float],
     prompt: Mapping[str, Any],
     reading: Mapping[str, Any],
+    configuration: Mapping[str, Any],
     generation: Mapping[str, Any],
 ) -> None:
     """Each token that generate writes is the likeliest of a forward call over the same text, and scored as there."""
-    found = generated(model, prompt, dtype, generation)
+    found = generated(model, prompt, dtype, configuration, generation)
     scores, sequences = torch.stack(found.logits, dim=1).cpu(), found.sequences.cpu()
     new = scores.shape[1]
     for rows, text in texts(prompt, sequences, new, reading):
@@ -104,10 +105,11 @@ def beams_are_scored_by_their_tokens(
     tolerance: Mapping[str, float],
     prompt: Mapping[str, Any],
     reading: Mapping[str, Any],
+    configuration: Mapping[str, Any],
     generation: Mapping[str, Any],
 ) -> None:
     """The score of each beam is the sum of the log probabilities that a forward call over its tokens gives."""
-    found = generated(model, prompt, dtype, generation)
+    found = generated(model, prompt, dtype, configuration, generation)
     scores, sequences, new = found.sequences_scores.cpu(), found.sequences.cpu(), generation["max_new_tokens"]
     for rows, text in texts(prompt, sequences, new, reading):
         expected, noise = call(model, text, dtype)["logits"][:, -new:].float(), rounding(model, text, dtype)
@@ -150,10 +152,11 @@ def samples_are_likely_and_come_again(
     tolerance: Mapping[str, float],
     prompt: Mapping[str, Any],
     reading: Mapping[str, Any],
+    configuration: Mapping[str, Any],
     generation: Mapping[str, Any],
 ) -> None:
     """Sampled tokens are among the likeliest that a forward call allows, and the same again from the same seed."""
-    sequences, again = (generated(model, prompt, dtype, generation).sequences.cpu() for _ in range(2))
+    sequences, again = (generated(model, prompt, dtype, configuration, generation).sequences.cpu() for _ in range(2))
     assert torch.equal(sequences, again), "observed other tokens from the same seed, allowed none"
     new = generation["max_new_tokens"]
     for rows, text in texts(prompt, sequences, new, reading):
@@ -236,8 +239,12 @@ def evidence_of_writing(trial: Trial, inputs: Mapping[str, Any], how: Mapping[st
     """
     own = {name: value for name, value in _tokens_named(trial).items() if name != "eos_token_id" and value is not None}
     asked = {name: value for name, value in how.items() if not name.startswith("output_")}
-    generation = {**own, **asked, "max_new_tokens": NEW}
-    return {"prompt": dict(inputs), "reading": trial.decoder.layout(inputs), "generation": generation}
+    return {
+        "prompt": dict(inputs),
+        "reading": trial.decoder.layout(inputs),
+        "configuration": own,
+        "generation": {**asked, "max_new_tokens": NEW, "eos_token_id": None},
+    }
 
 
 def _prompts(trial: Trial, decoder: Decoder) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from proofbook.checks.caching import evidence_of_reading
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import mixes_neighbours, parameters
-from proofbook.checks.plain import agree, call, rounding
+from proofbook.checks.plain import agree, call, moved, placed, rounding
 from proofbook.checks.plain_decoding import read_in_parts, unpadded
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
@@ -176,9 +177,36 @@ def cross_attention_mask(trial: Trial) -> Observation:
     expected = {"logits": trial.run(reading)["logits"]}
     unseen, seen = (trial.agree({"logits": moved[word]}, expected)[0] for word in ("0", "1"))
     found = Observation.of([unseen], "1 under bits of 0, more under bits of 1")
+    found = replace(found, evidence={"prompt": decoder.prompt, "again": [*reading], "hidden": hidden})
     if seen.ratio >= min(1.0, trial.tolerance.signal):
         return found
-    return Observation(False, f"{seen.ratio:.3g} of the error allowed under bits of 1", found.allowed)
+    return replace(found, passed=False, observed=f"{seen.ratio:.3g} of the error allowed under bits of 1")
+
+
+@reproduces(cross_attention_mask)
+@torch.no_grad()
+def masked_states_change_no_score(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    again: list[str],
+    hidden: Tensor,
+) -> None:
+    """What the encoder gives under a mask bit of 0 changes no score of the decoder; under a bit of 1 it does."""
+    states = model(**placed(model, prompt, dtype)).encoder_last_hidden_state.cpu()
+    noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)) * states.std()
+    reading = {**{name: prompt[name] for name in again if name in prompt}, "attention_mask": hidden}
+
+    def scores(given: Tensor) -> dict[str, Tensor]:
+        outputs = BaseModelOutput(**placed(model, {"last_hidden_state": given}, dtype))
+        return {"logits": model(**placed(model, reading, dtype), encoder_outputs=outputs).logits.cpu()}
+
+    before = scores(states)
+    unseen, seen = (scores(states + noise * bits[..., None]) for bits in (hidden == 0, hidden != 0))
+    agree(unseen, before, tolerance, rounding(model, prompt, dtype))
+    change = moved(seen, before, tolerance)
+    assert change >= 1, f"under bits of 1: observed a change of {change:.3g} of rounding, allowed 1 or more"
 
 
 @check

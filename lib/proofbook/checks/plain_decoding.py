@@ -74,13 +74,18 @@ def empty_cache(kind: str, model: Any, room: int, second: bool) -> Any:
     return EncoderDecoderCache(made, DynamicCache()) if second else made
 
 
-def generated(model: Any, prompt: Mapping[str, Any], dtype: torch.dtype, generation: Mapping[str, Any]) -> Any:
-    """What ``generate`` gives by these settings and no others, with the scores that it went by."""
-    model.generation_config = GenerationConfig(**generation)
+def generated(
+    model: Any,
+    prompt: Mapping[str, Any],
+    dtype: torch.dtype,
+    configuration: Mapping[str, Any],
+    generation: Mapping[str, Any],
+) -> Any:
+    """What ``generate`` gives by a configuration and by arguments of its own, with the scores that it went by."""
+    model.generation_config = GenerationConfig(**configuration)
     torch.manual_seed(CALL_SEED)
-    return model.generate(
-        **placed(model, prompt, dtype), output_logits=True, output_scores=True, return_dict_in_generate=True
-    )
+    asked = {**generation, "output_logits": True, "output_scores": True, "return_dict_in_generate": True}
+    return model.generate(**placed(model, prompt, dtype), **asked)
 
 
 def texts(

@@ -2,11 +2,13 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from proofbook.checks.accuracy import near_float64
 from proofbook.checks.attention import Call, watched
@@ -14,6 +16,7 @@ from proofbook.checks.causality import changed_copies
 from proofbook.checks.compare import compare, differing, errors_between
 from proofbook.checks.decoding import Decoder
 from proofbook.checks.localise import Execution
+from proofbook.checks.plain import agree, call, moved, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import Stream
@@ -57,10 +60,33 @@ def window(trial: Trial) -> Observation:
         for number, at in within
         if compare("", scores[number, at], scores[0, at], trial.tolerance, noise).ratio < enough
     ]
+    found = replace(found, evidence={"prompt": inputs, "places": places, "reach": reach})
     # the influence of one token at the edge of all windows may be slight, but not at every place
     if len(short) < len(within):
         return found
-    return Observation(False, f"no token reaches {reach} tokens", found.allowed, found.detail, found.comparisons)
+    return replace(found, passed=False, observed=f"no token reaches {reach} tokens")
+
+
+@reproduces(window)
+def tokens_reach_as_far_as_windows(
+    model: nn.Module,
+    dtype: torch.dtype,
+    tolerance: Mapping[str, float],
+    prompt: Mapping[str, Any],
+    places: list[int],
+    reach: int,
+) -> None:
+    """A text, and copies in each of which one token is another: that changes scores as far as the windows reach."""
+    text, *copies = call(model, prompt, dtype)["logits"]
+    noise = rounding(model, prompt, dtype)
+    for copy_, place in zip(copies, places, strict=True):
+        agree({"logits": copy_[place + reach + 1 :]}, {"logits": text[place + reach + 1 :]}, tolerance, noise)
+    most = max(
+        moved({"logits": copy_[place + reach]}, {"logits": text[place + reach]}, tolerance)
+        for copy_, place in zip(copies, places, strict=True)
+        if place + reach < len(text)
+    )
+    assert most >= 1, f"the last token within the windows: observed {most:.3g} of rounding, allowed 1 or more"
 
 
 @check

@@ -208,11 +208,12 @@ def rows_generate_as_alone(
     tolerance: Mapping[str, float],
     prompt: Mapping[str, Any],
     reading: Mapping[str, Any],
+    configuration: Mapping[str, Any],
     generation: Mapping[str, Any],
     alone: list[Mapping[str, Any]],
 ) -> None:
     """Greedy generation for rows of unlike numbers of pictures goes by the scores of a forward call over each row."""
-    found = generated(model, prompt, dtype, generation)
+    found = generated(model, prompt, dtype, configuration, generation)
     scores = torch.stack(found.logits, dim=1).cpu()
     new = scores.shape[1]
     for row, own in enumerate(alone):

@@ -237,7 +237,11 @@ def generated_transcription(trial: Trial) -> Observation:
         raise NotApplicable("it writes no transcription by generating")
     tokens, scores = _generated(trial, trial.inputs)
     comparisons: list[Comparison] = []
-    known: dict[str, Any] = {"prompt": _given(trial.inputs), "generation": _generation(trial)}
+    known: dict[str, Any] = {
+        "prompt": _given(trial.inputs),
+        "configuration": trial.model.generation_config.to_diff_dict(),
+        "generation": {"max_new_tokens": WORDS, "do_sample": False},
+    }
     failed = False
     for row in range(len(trial.rows)):
         alone = _alone(trial, row)
@@ -262,20 +266,19 @@ def words_come_of_the_same_scores(
     prompt: Mapping[str, Any],
     alone: Mapping[str, Any],
     row: int,
+    configuration: Mapping[str, Any],
     generation: Mapping[str, Any],
 ) -> None:
     """The words generated for a recording alone come of the scores that it has beside others, until two words tie."""
-    (expected, words), (found, own_words) = (
-        (torch.stack(made.logits, dim=1).cpu()[which], made.sequences.cpu()[which, -len(made.logits) :])
-        for made, which in (
-            (generated(model, prompt, dtype, generation), row),
-            (generated(model, alone, dtype, generation), 0),
-        )
-    )
-    steps = min(len(expected), len(found))
-    differ = (words[:steps] != own_words[:steps]).nonzero().flatten().tolist()
-    last = min([*differ, steps - 1]) + 1  # behind another word, other scores are right
-    agree({"logits": found[:last]}, {"logits": expected[:last]}, tolerance, rounding(model, inputs, dtype))
+    beside, single = (generated(model, one, dtype, configuration, generation) for one in (prompt, alone))
+    steps = min(len(beside.logits), len(single.logits))
+    words = beside.sequences[row, -len(beside.logits) :][:steps]
+    own_words = single.sequences[0, -len(single.logits) :][:steps]
+    last = min([*(words != own_words).nonzero().flatten().tolist(), steps - 1]) + 1
+    # behind another word, other scores are right
+    expected = torch.stack([scores[row] for scores in beside.logits[:last]]).cpu()
+    found = torch.stack([scores[0] for scores in single.logits[:last]]).cpu()
+    agree({"logits": found}, {"logits": expected}, tolerance, rounding(model, inputs, dtype))
 
 
 def _extractor(trial: Trial) -> Any:
@@ -334,12 +337,6 @@ def _collapsed(labels: list[int], tokenizer: Any) -> str:
 def _given(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What ``generate`` is given: all but what it writes itself."""
     return {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
-
-
-def _generation(trial: Trial) -> dict[str, Any]:
-    """How a reproduction generates: as the model's own configuration says."""
-    own = trial.model.generation_config.to_diff_dict()
-    return {**own, "max_new_tokens": WORDS, "do_sample": False}
 
 
 def _generated(trial: Trial, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
