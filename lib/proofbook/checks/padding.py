@@ -54,7 +54,9 @@ def padding_changes_nothing(trial: Trial) -> Observation:
     seen_all = Observation.of(
         comparisons, f"1 in each of {len(text.alone)} rows, padded on the {' and the '.join(text.sides)}"
     )
-    return replace(seen_all, evidence={"batches": batches, "rows": text.rows, "mask": text.stream.mask})
+    pooled = [side == text.own_side for side in text.sides]
+    known = {"batches": batches, "rows": text.rows, "mask": text.stream.mask, "pooled": pooled}
+    return replace(seen_all, evidence=known)
 
 
 @reproduces(padding_changes_nothing)
@@ -65,21 +67,15 @@ def padded_rows_are_rows_alone(
     batches: list[Mapping[str, Any]],
     rows: list[Mapping[str, Any]],
     mask: str,
+    pooled: list[bool],
 ) -> None:
-    """Each row gives, token by token, in a padded batch what it gives alone."""
-    for batch in batches:
+    """Each row gives in a padded batch, its padding left out, what it gives alone."""
+    for batch, whole in zip(batches, pooled, strict=True):
         together, noise = call(model, batch, dtype), rounding(model, batch, dtype)
         for row, single in enumerate(rows):
-            seen, alone = batch[mask][row].bool(), call(model, single, dtype)
-            own = {
-                name: one[0]
-                for name, one in alone.items()
-                if one.is_floating_point()
-                and one.shape[:2] == (1, int(seen.sum()))
-                and name in together
-                and together[name].shape[1:2] == seen.shape
-            }
-            agree({name: together[name][row][seen] for name in own}, own, tolerance, noise)
+            alone = call(model, single, dtype)
+            for name, part in parts_of_row(together, alone, row, batch[mask][row].bool(), whole).items():
+                agree({name: part}, {name: alone[name][0]}, tolerance, noise)
 
 
 @check
@@ -401,6 +397,17 @@ def _row_compared(
     """A row's outputs in a padded batch, its padding left out, held against those of the row alone; where ``pooled``,
     also those without an entry a token."""
     comparisons = []
+    for name, part in parts_of_row(together, alone, row, seen, pooled).items():
+        comparisons += trial.agree({name: part}, {name: alone[name][0]}, note)
+    return comparisons
+
+
+def parts_of_row(
+    together: Mapping[str, Tensor], alone: Mapping[str, Tensor], row: int, seen: Tensor, pooled: bool
+) -> dict[str, Tensor]:
+    """Of the outputs of a padded batch, what a row gives, in the shape that it has alone: where a dimension counts
+    tokens, those that are ``seen``. Where ``pooled``, also outputs without an entry a token."""
+    found = {}
     for name, expected in alone.items():
         actual = together.get(name)
         if actual is None or is_cache(name) or not expected.is_floating_point() or expected.dim() < 2:
@@ -412,5 +419,5 @@ def _row_compared(
             if size == len(seen) and expected.shape[dim + 1] == int(seen.sum()):
                 part, of_tokens = part.index_select(dim, seen.nonzero().flatten()), True
         if part.shape == expected.shape[1:] and (of_tokens or pooled):
-            comparisons += trial.agree({name: part}, {name: expected[0]}, note)
-    return comparisons
+            found[name] = part
+    return found
