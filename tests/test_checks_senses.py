@@ -76,6 +76,12 @@ def test_packed_rows_find_a_mask_of_tokens_by_tokens_that_is_dropped() -> None:
     assert verdict("packed-rows", trial) is Verdict.FAIL
 
 
+def test_detections_find_scores_by_which_no_box_is_found() -> None:
+    trial = trial_of("detr")
+    changed(trial.model.class_labels_classifier, lambda scores: scores * torch.nan)
+    assert verdict("detections", trial) is Verdict.FAIL
+
+
 def test_resolution_finds_positions_that_change_when_interpolated() -> None:
     trial = trial_of("vit")
     embeddings = trial.model.vit.embeddings

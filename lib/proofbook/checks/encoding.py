@@ -21,7 +21,7 @@ from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.influence import Measure, arranged
 from proofbook.checks.padding import require_separate
-from proofbook.checks.plain import agree, call, draw_widely, eager, same
+from proofbook.checks.plain import agree, call, draw_widely, eager, placed, same
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.signal import kept_ids, only_drawn
@@ -219,7 +219,7 @@ def a_head_is_right(
 @reproduces(heads)
 def a_head_can_be_called(whole: Any, dtype: torch.dtype, head: str, given: Mapping[str, Any]) -> None:
     """Another head of the architecture takes the inputs that it documents."""
-    headed(whole, head, dtype)(**given)
+    headed(whole, head, dtype)(**placed(whole, given, dtype))
 
 
 @reproduces(heads)

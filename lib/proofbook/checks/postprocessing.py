@@ -36,6 +36,9 @@ def detections(trial: Trial) -> Observation:
     outputs = trial.outputs
     sizes = _sizes(trial, len(outputs["logits"]))
     found = restore(_given(trial), threshold=0.0, target_sizes=sizes)
+    empty = [f"row {row}" for row, one in enumerate(found) if not len(one["boxes"])]
+    if empty:
+        return Observation(False, f"no box in {', '.join(empty)}", "a box above a threshold of 0 in each picture")
     comparisons: list[Comparison] = []
     for row, (one, size) in enumerate(zip(found, sizes, strict=True)):
         if not len(one["scores"]):
