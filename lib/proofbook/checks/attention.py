@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 
@@ -23,6 +22,7 @@ from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import copied
 from proofbook.compat import AttentionInterface
+from proofbook.runtimes.modes import FunctionMode
 from proofbook.verdict import Blocked
 
 # the flag by which a class claims an implementation; eager needs none
@@ -158,22 +158,16 @@ class Call:
     found: Any
 
 
-class _Kernels(TorchFunctionMode):
+class _Kernels(FunctionMode):
     """Counts the calls of torch's attention kernel, by which code that does not go through the interface is seen."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        self.count += func is torch.nn.functional.scaled_dot_product_attention
-        return func(*args, **(kwargs or {}))
+    def called(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        self.count += function is torch.nn.functional.scaled_dot_product_attention
+        return function(*args, **kwargs)
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from proofbook.checks import truth
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.plain import placed
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.truth import CALL_SEED, computing_in
+from proofbook.runtimes import modes
+from proofbook.runtimes.modes import FunctionMode
 from proofbook.runtimes.outputs import attached, is_cache
 
 if TYPE_CHECKING:
@@ -134,22 +135,16 @@ def slope_along(
     return (values[0] - values[1]) / (2 * size)
 
 
-class Cuts(TorchFunctionMode):
+class Cuts(FunctionMode):
     """Where the library's own code keeps gradients from flowing: it detaches, or computes without them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.places: dict[str, None] = {}
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        cut = func in (Tensor.detach, Tensor.detach_) or not torch.is_grad_enabled()
+    def called(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = function(*args, **kwargs)
+        cut = function in (Tensor.detach, Tensor.detach_) or not torch.is_grad_enabled()
         computed = isinstance(result, Tensor) and result.is_floating_point()
         if cut and computed and any(isinstance(one, Tensor) and one.requires_grad for one in args):
             frame: FrameType | None = sys._getframe(1)
@@ -161,8 +156,8 @@ class Cuts(TorchFunctionMode):
 
 
 def _between(file: Path) -> bool:
-    """Whether code of a file only hands calls on: torch, and the mode that computes in float64."""
-    return "torch" in file.parts[-6:] or file == Path(truth.__file__)
+    """Whether code of a file only hands calls on: torch, and the modes of ours."""
+    return "torch" in file.parts[-6:] or file in (Path(truth.__file__), Path(modes.__file__))
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
+from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.outputs import flatten
 
 # an error this many times that of the inputs is a module's or an operator's own
@@ -142,25 +142,19 @@ class _Operation:
     outputs: Tensors
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperatorMode):
     """Keeps every operator that computes something."""
 
     def __init__(self, kept: Callable[[Any], Tensors]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.kept = kept
         self.seen: list[_Operation] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        name = str(func.overloadpacket).removeprefix("aten.")
-        computes = not func.is_view and not name.startswith(_MOVES)
+    def called(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        name = str(operator.overloadpacket).removeprefix("aten.")
+        computes = not operator.is_view and not name.startswith(_MOVES)
         inputs = self.kept([args, kwargs]) if computes else {}
-        result = func(*args, **(kwargs or {}))
+        result = operator(*args, **kwargs)
         if computes:
             # a kernel may give more than the value that another way of computing it gives
             value = result[0] if isinstance(result, tuple) else result

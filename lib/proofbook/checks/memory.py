@@ -2,16 +2,16 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from proofbook.checks.registry import Observation, check
 from proofbook.checks.trial import Trial
+from proofbook.runtimes.modes import OperatorMode
 
 # calls before the count, in which caches that have a size of their own are filled, and calls counted
 WARM, COUNTED = 1, 3
@@ -39,22 +39,18 @@ def memory_does_not_grow(trial: Trial) -> Observation:
     )
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(OperatorMode):
     """Keeps an eye on every tensor that an operator returns, without keeping it alive."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._made: list[tuple[weakref.ref[torch.Tensor], str]] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self._made += [(weakref.ref(leaf), str(func)) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    def called(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = operator(*args, **kwargs)
+        self._made += [
+            (weakref.ref(leaf), str(operator)) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)
+        ]
         return result
 
     def bytes(self) -> int:

@@ -10,11 +10,10 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from proofbook.runtimes.modes import FunctionMode, OperatorMode
 from proofbook.runtimes.outputs import flatten
 
 # models draw noise in places even in eval mode (stochastic vocoders, sampled codebooks)
@@ -36,7 +35,7 @@ _DRAWS: tuple[Callable[..., Any], ...] = (torch.randn, torch.rand, torch.randn_l
 _FILLS: tuple[Callable[..., Any], ...] = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
-class Float64(TorchFunctionMode):
+class Float64(FunctionMode):
     """Computes in float64 what a model's code asks to be computed in float32.
 
     Models name float32 where a half precision would not do: in norms, softmax and rotary embeddings. In a model
@@ -58,25 +57,17 @@ class Float64(TorchFunctionMode):
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         torch.set_default_dtype(self._default)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.Tensor.float:
+    def called(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if function is torch.Tensor.float:
             return args[0].double()
         raised_args = [torch.float64 if argument is torch.float32 else argument for argument in args]
-        raised = {
-            key: torch.float64 if argument is torch.float32 else argument for key, argument in (kwargs or {}).items()
-        }
-        if func in _DRAWS:
-            own = "dtype" in raised or func in (torch.randn_like, torch.rand_like)
-            return func(*args, **{**raised, "dtype": self._drawn if own else torch.float32}).double()
-        if func in _FILLS:
-            return args[0].copy_(func(args[0].to(self._drawn), *args[1:], **raised))
-        return func(*raised_args, **raised)
+        raised = {key: torch.float64 if argument is torch.float32 else argument for key, argument in kwargs.items()}
+        if function in _DRAWS:
+            own = "dtype" in raised or function in (torch.randn_like, torch.rand_like)
+            return function(*args, **{**raised, "dtype": self._drawn if own else torch.float32}).double()
+        if function in _FILLS:
+            return args[0].copy_(function(args[0].to(self._drawn), *args[1:], **raised))
+        return function(*raised_args, **raised)
 
 
 def truth_of(model: nn.Module, inputs: Mapping[str, Any]) -> Truth:
@@ -98,7 +89,7 @@ def floor_outputs(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtyp
     return run_reference(reference_model(model, dtype), inputs, dtype)
 
 
-class Rounding(TorchDispatchMode):
+class Rounding(OperatorMode):
     """Changes each value that an operation makes of weights, at random, by as much as rounding to a dtype changes it.
 
     fl(x op y) = (x op y) (1 + d), |d| at most half an eps: the standard model of floating-point arithmetic (Higham,
@@ -107,23 +98,17 @@ class Rounding(TorchDispatchMode):
     """
 
     def __init__(self, weights: Iterable[torch.Tensor], dtype: torch.dtype, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._eps = torch.finfo(dtype).eps
         self._generator = torch.Generator().manual_seed(seed)
         self._made = WeakTensorKeyDictionary()  # of weights, as a set
         self._made.update((one, True) for one in weights)
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = func(*args, **(kwargs or {}))
+    def called(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        given = operator(*args, **kwargs)
         if not any(one in self._made for one in tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)):
             return given
-        schema = func._schema  # type: ignore[attr-defined]
+        schema = operator._schema
         if not any(one.alias_info for one in schema.returns):  # else a view, or written in place
             given = tree_map_only(torch.Tensor, self.rounded, given)
         self._made.update((one, True) for one in tree_leaves(given) if isinstance(one, torch.Tensor))

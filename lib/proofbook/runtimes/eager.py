@@ -1,16 +1,16 @@
 """Eager torch on any device that torch knows."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from proofbook.catalog import Target
 from proofbook.runtimes.devices import require_device, synchronize
+from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.runtime import Placement
 
@@ -57,21 +57,15 @@ class EagerSession:
         synchronize(self.device)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(OperatorMode):
     """Counts the elements that every operator returns, by device and dtype."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.elements: Counter[tuple[str, str]] = Counter()
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def called(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        result = operator(*args, **kwargs)
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.dim():  # scalars may live on the host
                 key = (leaf.device.type, str(leaf.dtype).removeprefix("torch."))

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.overrides import TorchFunctionMode
 
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.trial import Trial
+from proofbook.runtimes.modes import FunctionMode
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def arguments_changed(trial: Trial, change: Callable[[dict[str, Any]], dict[str,
         yield
 
 
-class Intercepted(TorchFunctionMode):
+class Intercepted(FunctionMode):
     """Calls ``change(function, args, kwargs)`` in the place of each function of torch named."""
 
     def __init__(self, functions: Sequence[Any], change: Callable[[Any, Sequence[Any], dict[str, Any]], Any]) -> None:
@@ -169,17 +169,11 @@ class Intercepted(TorchFunctionMode):
         self.change = change
         self.count = 0
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func not in self.functions:
-            return func(*args, **(kwargs or {}))
+    def called(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        if function not in self.functions:
+            return function(*args, **kwargs)
         self.count += 1
-        return self.change(func, args, dict(kwargs or {}))
+        return self.change(function, args, kwargs)
 
 
 @contextmanager
