@@ -193,6 +193,17 @@ def test_a_configuration_with_an_infinite_number_is_read_as_it_was() -> None:
     assert tuple(again.time_step_limit) == (0.5, float("inf"))
 
 
+def test_what_repeats_is_drawn_once_and_what_stands_in_two_batches_not_at_all() -> None:
+    picture = torch.randn(2, 3, 16)
+    writer = Writer(exact=False)
+    source = writer.source({"pixels": torch.cat([picture] * 3).half()}, "batch")
+    drawn = eval(source, {"torch": torch})["pixels"]
+    assert drawn.shape == (6, 3, 16) and drawn.dtype is torch.float16
+    assert torch.equal(drawn[2:], drawn[:4]) and not torch.equal(drawn[0], drawn[1])
+    with pytest.raises(NotWritable, match="more than one batch"):
+        writer.source({"pixels": picture}, "other")
+
+
 def test_what_no_script_can_hold_is_refused() -> None:
     with pytest.raises(NotWritable, match="value is a object"):
         Writer(exact=True).source(object(), "value")

@@ -88,11 +88,21 @@ class Writer:
             raise NotWritable(f"{key} is a part of more than one batch, to be drawn once for all of them,")
         self._drawn.add(name)
         mean, spread = float(value.double().mean()), float(value.double().std())
-        return f"({mean:.4g} + {spread:.4g} * torch.randn{shape}){'' if not kind else f'.to({dtype})'}"
+        own = _period(value)  # what is read beside each of several copies is the same
+        again = f".repeat({', '.join(map(str, [len(value) // own, *[1] * (value.dim() - 1)]))})"
+        drawn = f"({mean:.4g} + {spread:.4g} * torch.randn{(own, *shape[1:])})"
+        return f"{drawn}{'' if own == len(value) else again}{'' if not kind else f'.to({dtype})'}"
 
     def _kept(self, value: Tensor, key: str) -> str:
         self.tensors[key] = value.contiguous().clone()
         return f"TENSORS[{key!r}]"
+
+
+def _period(value: Tensor) -> int:
+    """After how many entries of the first dimension a tensor begins again; all of them where it does not."""
+    count = len(value)
+    periods = (each for each in range(1, count) if count % each == 0)
+    return next((each for each in periods if torch.equal(value[each:], value[:-each])), count)
 
 
 def _indented(text: str) -> str:
