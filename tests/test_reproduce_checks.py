@@ -102,3 +102,13 @@ def test_decorators_of_torch_stay_those_of_ours_go() -> None:
     assert question is not None
     source = bundled([question]).definitions
     assert "@torch.no_grad()\ndef parameters_move_outputs" in source and "@reproduces" not in source
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKS if reproduction_of(name)])
+def test_a_question_stands_at_the_top_and_can_be_defined_there(name: str) -> None:
+    question = reproduction_of(name)
+    assert question is not None
+    bundle = bundled([question])
+    exec("\n".join([*sorted(bundle.imports), bundle.definitions]), {})
+    functions = [line for line in bundle.definitions.splitlines() if line.startswith("def ")]
+    assert functions[0].startswith(f"def {question.__name__}(")

@@ -4,7 +4,7 @@ import ast
 import builtins
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -16,18 +16,25 @@ class NotPlain(TypeError):
 
 
 class Bundle:
-    """Lines of imports, and definitions in an order in which each stands below those that it needs."""
+    """Lines of imports, and definitions in an order in which each stands below those that it needs.
 
-    def __init__(self) -> None:
+    Args:
+        top: the function that stands above all, to be read first: what it needs must be there only when it is called.
+    """
+
+    def __init__(self, top: str = "") -> None:
+        self._top = top
         self.imports: set[str] = set()
         self._constants: list[str] = []
-        self._definitions: list[str] = []
+        self._definitions: dict[str, str] = {}
         self._taken: dict[str, Any] = {}
 
     @property
     def definitions(self) -> str:
         """Constants, then functions and classes."""
-        return "\n\n\n".join([*["\n".join(self._constants)] * bool(self._constants), *self._definitions])
+        ordered = sorted(self._definitions, key=lambda name: name != self._top)
+        sources = [self._definitions[name] for name in ordered]
+        return "\n\n\n".join([*["\n".join(self._constants)] * bool(self._constants), *sources])
 
     def take(self, name: str, value: Any, home: ModuleType) -> None:
         """Add what a name stands for in a module: an import, a constant, or a definition with all that it names.
@@ -49,21 +56,21 @@ class Bundle:
             for used, found in _named(source, home):
                 if used != name:
                     self.take(used, found, home)
-            self._definitions.append(source)  # it may name definitions
+            self._definitions[name] = source  # it may name definitions
         elif not _is_ours(value):
             self.imports.add(f"from {value.__module__} import {name}")
         elif isinstance(value, FunctionType | type):
             source, at = _source(value), sys.modules[value.__module__]
             for used, found in _named(source, at):
                 self.take(used, found, at)
-            self._definitions.append(source)
+            self._definitions[name] = source
         else:
             raise NotPlain(f"{name} is no constant of {home.__name__}")
 
 
-def bundled(functions: Iterable[Callable[..., Any]]) -> Bundle:
-    """Functions with all that they name. Raises :class:`NotPlain`."""
-    bundle = Bundle()
+def bundled(functions: Sequence[Callable[..., Any]]) -> Bundle:
+    """Functions with all that they name, the first at the top. Raises :class:`NotPlain`."""
+    bundle = Bundle(top=functions[0].__name__)
     for function in functions:
         bundle.take(function.__name__, function, sys.modules[function.__module__])
     return bundle
