@@ -132,6 +132,8 @@ def resolution(trial: Trial) -> Observation:
     comparisons, _ = against_truth(trial, trial.called, inputs, f", {height} × {width}", trial.noise)
     if interpolates:
         comparisons += trial.agree(trial.run(trial.inputs | asked), trial.outputs, ", interpolated to its own size")
+    if not comparisons:
+        raise NotApplicable(f"rounding to {trial.target.dtype} decides what becomes of every output")
     seen = Observation.of(comparisons, "1 in each output", executions=trial.beside_truth)
     return replace(seen, evidence={"larger": inputs, "asked": asked})
 

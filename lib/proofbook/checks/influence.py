@@ -22,6 +22,8 @@ STEP = 0.5
 MARGIN = 30.0
 # how many parameters that their gradient does not settle are stepped each by itself, the most doubtful first
 STEPS = 24
+# in how many directions at most a parameter is stepped that moves outputs by this share of enough, or more
+DIRECTIONS, NEARLY = 4, 0.2
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ def parameter_influence(
     # a NaN, of a gradient that can't be had, is doubtful as well
     doubtful = sorted((name for name, one in estimates.items() if not one > MARGIN * enough), key=estimates.__getitem__)
 
-    def share(names: Iterable[str]) -> float:
-        with torch.no_grad(), _stepped({name: parameters[name] for name in names}):
+    def share(names: Iterable[str], seed: int = 0) -> float:
+        with torch.no_grad(), _stepped({name: parameters[name] for name in names}, seed):
             return measure.moved(flatten(call(part, inputs)), enough=enough)
 
     weak = {}
@@ -144,7 +146,12 @@ def parameter_influence(
     else:
         unused = []
     for name in doubtful[:STEPS]:
-        if (reached := share([name])) < enough:
+        reached = share([name])
+        for seed in range(1, DIRECTIONS):  # one direction may move little by chance
+            if not NEARLY * enough <= reached < enough:
+                break
+            reached = max(reached, share([name], seed))
+        if reached < enough:
             if gradients[name] is None:
                 unused.append(name)
             else:
@@ -186,9 +193,9 @@ def _gradients(
 
 
 @contextmanager
-def _stepped(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+def _stepped(parameters: Mapping[str, nn.Parameter], seed: int) -> Iterator[None]:
     before = {name: one.detach().clone() for name, one in parameters.items()}
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     try:
         for one in parameters.values():
             one.add_(torch.randn(one.shape, generator=generator), alpha=STEP * _rms(one))
