@@ -12,7 +12,7 @@ from torch import Tensor
 INTO = 0.3
 # the side of a patch, as a share of the side of what it lies in
 PATCH = 1 / 8
-# the same for masks of pixels, which models read at the resolution of their coarsest features
+# the same for masks of pixels and samples, which models read at the resolution of their coarsest features
 MASK_PATCH = 1 / 2
 # numbers that say how other inputs are laid out: another value does not fit the rest
 _LAYOUT = re.compile(r"grid|size|shape|length|ind(ex|ices)|pos(ition)?_?ids|num_")
@@ -112,7 +112,7 @@ def _shortened(value: Tensor) -> Change:
     changed = value.clone()
     for row, bits in enumerate(value):
         seen = bits.nonzero().flatten()
-        changed[row, seen[-max(1, round(PATCH * len(seen))) :]] = 0
+        changed[row, seen[-max(1, round(MASK_PATCH * len(seen))) :]] = 0
     return Change(changed, dict.fromkeys(range(len(value))))
 
 
