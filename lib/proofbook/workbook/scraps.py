@@ -1,8 +1,8 @@
 """The only module that knows scrapbook's format: gluing a notebook's records, and reading them back.
 
-Gluing emits the message that scrapbook documents for a JSON scrap, and reading takes that message out of the notebook's
-JSON. scrapbook itself reads the same; but its import costs a kernel as much as that of torch, and a notebook ten times
-as long as reading the file.
+Gluing emits the message that scrapbook documents for a JSON scrap rather than import it: the import costs a kernel as
+much as that of torch. Reading finds that message in the notebook's JSON and lets scrapbook decode it; scrapbook's own
+reader of notebooks, which finds the same, validates each against schemas for ten times as long.
 """
 
 import json
@@ -23,7 +23,7 @@ class NoScraps(ValueError):
     """A notebook from which no case can be read; the message says why."""
 
 
-class _Scrap(BaseModel):
+class _Payload(BaseModel):
     """What stands under :data:`MEDIA_TYPE` in an output, by scrapbook's schema of version 1."""
 
     name: str
@@ -84,13 +84,17 @@ def scraps_of(notebook: Mapping[str, Any]) -> Scraps:
         raise NoScraps(f"its scraps are of another shape: {error}") from error
 
 
-def _scraps(notebook: Mapping[str, Any]) -> Iterator[_Scrap]:
-    """Those of ours; whoever adds a cell may glue others, in whichever encoding."""
+def _scraps(notebook: Mapping[str, Any]) -> Iterator[Any]:
+    """Those of ours, decoded; whoever adds a cell may glue others, in whichever encoding."""
+    from scrapbook.encoders import registry
+    from scrapbook.scraps import Scrap
+
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
-            scrap = output.get("data", {}).get(MEDIA_TYPE)
-            if scrap is not None and scrap["name"] in (CASE, CHECKS):
-                yield _Scrap.model_validate(scrap)
+            payload = output.get("data", {}).get(MEDIA_TYPE)
+            if payload is not None and payload["name"] in (CASE, CHECKS):
+                found = _Payload.model_validate(payload)
+                yield registry.decode(Scrap(found.name, found.data, found.encoder))
 
 
 def _plain(record: Record) -> Any:
