@@ -2,6 +2,7 @@
 of a model with a fault planted in the library asserts."""
 
 import runpy
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from proofbook.checks.registry import registered
 from proofbook.checks.reproduction import reproduction_of
 from proofbook.reproduce.bundle import bundled
 from proofbook.reproduce.reproduction import _subject
-from proofbook.reproduce.script import write_script
+from proofbook.reproduce.script import has_rough_form, write_script
 from proofbook.workbook.case import Case
 
 CHECKS = {check.name: check for check in registered()}
@@ -112,3 +113,19 @@ def test_a_question_stands_at_the_top_and_can_be_defined_there(name: str) -> Non
     exec("\n".join([*sorted(bundle.imports), bundle.definitions]), {})
     functions = [line for line in bundle.definitions.splitlines() if line.startswith("def ")]
     assert functions[0].startswith(f"def {question.__name__}(")
+
+
+@pytest.mark.parametrize(("model", "fails"), [("llama", False), ("esm", True)])
+def test_an_error_far_beyond_rounding_is_held_against_no_float64(model: str, fails: bool, tmp_path: Path) -> None:
+    case, question = Case(model), reproduction_of("embeddings-for-ids")
+    assert question is not None and has_rough_form(question)
+    seen = CHECKS["embeddings-for-ids"].function(case)
+    whole, script = (
+        write_script(_subject(case), question, seen.evidence, "about", "x", exact=False, rough=rough)
+        for rough in (False, True)
+    )
+    assert "class Float64" in whole.text and "class Float64" not in script.text
+    path = tmp_path / "x.py"
+    path.write_text(script.text, encoding="utf-8")
+    with pytest.raises(AssertionError, match=r"observed .* allowed") if fails else nullcontext():
+        runpy.run_path(str(path))

@@ -4,7 +4,7 @@ import ast
 import builtins
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -20,14 +20,21 @@ class Bundle:
 
     Args:
         top: the function that stands above all, to be read first: what it needs must be there only when it is called.
+        instead: functions that stand in for others of the same name.
     """
 
-    def __init__(self, top: str = "") -> None:
+    def __init__(self, top: str = "", instead: Mapping[FunctionType, FunctionType] | None = None) -> None:
         self._top = top
+        self._instead = dict(instead or {})
         self.imports: set[str] = set()
         self._constants: list[str] = []
         self._definitions: dict[str, str] = {}
         self._taken: dict[str, Any] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """What is defined or imported."""
+        return frozenset(self._taken)
 
     @property
     def definitions(self) -> str:
@@ -43,6 +50,8 @@ class Bundle:
             NotPlain: it is of ours and none of these, or the name stands for something else already.
         """
         value = inspect.unwrap(value) if callable(value) else value
+        if isinstance(value, FunctionType):
+            value = self._instead.get(value, value)
         if name in self._taken:
             if self._taken[name] is not value:
                 raise NotPlain(f"{name} stands for two things")
@@ -68,9 +77,11 @@ class Bundle:
             raise NotPlain(f"{name} is no constant of {home.__name__}")
 
 
-def bundled(functions: Sequence[Callable[..., Any]]) -> Bundle:
+def bundled(
+    functions: Sequence[Callable[..., Any]], instead: Mapping[FunctionType, FunctionType] | None = None
+) -> Bundle:
     """Functions with all that they name, the first at the top. Raises :class:`NotPlain`."""
-    bundle = Bundle(top=functions[0].__name__)
+    bundle = Bundle(top=functions[0].__name__, instead=instead)
     for function in functions:
         bundle.take(function.__name__, function, sys.modules[function.__module__])
     return bundle

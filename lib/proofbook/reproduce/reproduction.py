@@ -20,7 +20,7 @@ from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
 from proofbook.reproduce.bundle import NotPlain
 from proofbook.reproduce.host import Host
-from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, calls_the_model, write_script
+from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, calls_the_model, has_rough_form, write_script
 from proofbook.reproduce.values import NotWritable
 from proofbook.subject.draw import model_class
 from proofbook.subject.shrink import tiny_config
@@ -105,23 +105,26 @@ def _joined(reasons: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """A way to ask again: a question, values for its parameters, and whether with the very weights."""
+    """A way to ask again: a question, values for its parameters, whether with the very weights, and whether roughly."""
 
     question: Callable[..., None]
     evidence: Mapping[str, Any]
     exact: bool
+    rough: bool
 
 
 def _attempts(finding: Finding, subject: Subject) -> Iterator[_Attempt]:
     """The ways to ask again, the simplest first: after an exception to build or call the model, then as the check
-    declares; with weights drawn by the script, then with the very ones."""
+    declares, roughly where it can be; with weights drawn by the script, then with the very ones."""
     questions = [build if subject.weights is None else forward] if finding.traceback else []
     own = reproduction_of(finding.check.name, finding.evidence)
     if own is not None:
         questions.append(own)
     for exact in (False, True) if subject.weights is not None else (False,):
         for question in questions:
-            yield _Attempt(question, finding.evidence, exact)
+            if not finding.traceback and has_rough_form(question):
+                yield _Attempt(question, finding.evidence, exact, rough=True)
+            yield _Attempt(question, finding.evidence, exact, rough=False)
 
 
 def forward(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> None:
@@ -145,7 +148,7 @@ def _tried(
         return f"its weights would be a file of {size / 1e6:.0f} MB"
     asked = f"{about}\n\nAsked: {(question.__doc__ or '').partition(chr(10))[0]}"
     try:
-        script = write_script(subject, question, attempt.evidence, asked, name, attempt.exact)
+        script = write_script(subject, question, attempt.evidence, asked, name, attempt.exact, attempt.rough)
     except (NotPlain, NotWritable) as error:
         return f"{error}, which no script can hold"
     except LookupError as missing:

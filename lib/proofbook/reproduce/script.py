@@ -14,10 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
+from proofbook.checks import plain, plain_rough
 from proofbook.compat import DTYPE
-from proofbook.reproduce.bundle import bundled
+from proofbook.reproduce.bundle import NotPlain, bundled
 from proofbook.reproduce.values import Writer
 
+# what stands in for what where an error is far beyond rounding
+_ROUGH: dict[Any, Any] = {
+    getattr(plain, one.__name__): one
+    for one in (plain_rough.call, plain_rough.rounding, plain_rough.agree, plain_rough.allowances)
+}
 # beyond this the weights make no small reproduction, in bytes
 LARGEST_FILE = 32 * 2**20
 
@@ -54,6 +60,7 @@ def write_script(
     about: str,
     name: str,
     exact: bool,
+    rough: bool = False,
 ) -> Script:
     """A script that asks a question of a model.
 
@@ -63,6 +70,7 @@ def write_script(
         about: what the script shows, for its docstring.
         name: that of its file, without ``.py``.
         exact: with the very weights and long inputs, from a file; otherwise drawn anew from the seed.
+        rough: held against no float64, as an error far beyond any rounding need not be (``checks/plain_rough.py``).
 
     Raises:
         NotPlain, NotWritable: what the question names, or an input, can't stand in a script.
@@ -79,7 +87,8 @@ def write_script(
     values = {"inputs": dict(subject.inputs), "tolerance": dict(subject.tolerance), **evidence}
     parameters = inspect.signature(question).parameters
     given = {each: writer.source(values[each], each) for each in parameters if each not in known}
-    bundle = bundled([question, *(one for one in writer.named if isinstance(one, FunctionType))])
+    ours = [one for one in writer.named if isinstance(one, FunctionType)]
+    bundle = bundled([question, *ours], _ROUGH if rough else None)
     bundle.imports |= {"import torch", *(_import(one) for one in writer.named if isinstance(one, type))}
     tensors = dict(writer.tensors)
     calls = calls_the_model(question)
@@ -101,6 +110,14 @@ def write_script(
         f"{question.__name__}({arguments})",
     ]
     return Script("\n\n".join(part for part in parts if part) + "\n", tensors)
+
+
+def has_rough_form(question: Callable[..., None]) -> bool:
+    """Whether a script of it can do without what float64 says of rounding."""
+    try:
+        return "rounding" in bundled([question]).names
+    except NotPlain:
+        return False
 
 
 def calls_the_model(question: Callable[..., None]) -> bool:
