@@ -184,6 +184,24 @@ def test_gradients_find_a_nan_and_one_that_is_cut_off_on_the_target() -> None:
         assert finding("gradients", trial).verdict is Verdict.FAIL
 
 
+class Inexact(torch.autograd.Function):
+    """Gives back what it gets; its gradient is a hundredth too large in float32, as an inexact kernel's is."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * (1.01 if gradient.dtype is torch.float32 else 1)
+
+
+def test_gradients_find_what_the_floor_is_wrong_about_as_well() -> None:
+    trial = trial_of("llama")
+    changed(trial.model.model.layers[0].mlp, Inexact.apply)
+    assert finding("gradients", trial).verdict is Verdict.FAIL
+
+
 def test_a_difference_finds_a_gradient_that_is_cut_off_in_the_model_itself() -> None:
     trial = trial_of("llama")
     changed(trial.model.model.layers[0].mlp, lambda output: output.detach())

@@ -24,6 +24,8 @@ from proofbook.runtimes.outputs import attached
 BACKWARD = 16.0
 # a gradient this much smaller than the largest is what is left of terms that cancel, and is judged by their size
 CANCELLED = 1e-3
+# the same for a parameter of one number, as a scale of logits: it may cancel further than many do on average
+CANCELLED_ONE = 0.1
 # steps of central differences, as shares of each parameter's root mean square: a kink or a jump may lie within one
 STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
 # how far a difference may lie from the gradient, as a share of the size of its terms
@@ -220,10 +222,13 @@ def shares_of_allowed(
             continue
         # a bias sums the same terms as its weight does, each without its input: of keys they cancel
         whole = true.get(f"{name.rpartition('.')[0]}.weight") if name.endswith(".bias") else None
-        terms = max(rms(right), CANCELLED * most / sizes[name], rms(whole) if whole is not None else 0.0)
-        allowed = tolerance["smallest"] * tolerance["eps"] * terms
+        least = (CANCELLED if right.numel() > 1 else CANCELLED_ONE) * most / sizes[name]
+        terms = max(rms(right), least, rms(whole) if whole is not None else 0.0)
+        unit = tolerance["eps"] * terms
+        allowed = tolerance["smallest"] * unit
         if floor is not None and (noisy := floor[name]) is not None:
-            allowed = max(allowed, tolerance["multiple"] * rms(noisy.double() - right))
+            noise = tolerance["multiple"] * rms(noisy.double() - right)
+            allowed = max(allowed, min(noise, tolerance["largest"] * unit))
         error = rms(got.double() - right)
         shares[name] = (
             (error / (BACKWARD * allowed) if allowed else math.inf if error else 0.0) if error == error else math.inf
