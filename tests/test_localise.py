@@ -1,12 +1,17 @@
 """An error is traced to the module that adds it."""
 
 import copy
+from functools import wraps
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk
+from proofbook.checks.registry import registered
+from proofbook.workbook.case import Case
 
 
 class Block(nn.Module):
@@ -108,3 +113,36 @@ def test_no_hook_stays_behind() -> None:
     walk(*beside_truth(model))
     operators(*beside_truth(model), Step("0", "Block", 0, 0))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Mixing(nn.Module):
+    """Every token gets some of all that stand in its row."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * x.mean(1, keepdim=True)
+
+
+def test_tokens_that_are_looked_at_are_held_against_those_of_another_length() -> None:
+    model = network()
+    model[1].act = Mixing()
+    seen = torch.tensor([False, True, True, False, True])
+    batch = torch.randn(3, 5, 8)
+    alone = Execution(model, {"input": batch[1:2, seen]})
+    found = first_divergence(walk(Execution(model, {"input": batch}, 1, seen), alone), floor=1e-5)
+    assert found is not None and found.name == "1.act"
+
+
+@pytest.mark.parametrize("name", ["causal", "padding-changes-nothing"])
+def test_a_layer_that_mixes_its_tokens_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = LlamaAttention.forward
+
+    @wraps(attend)
+    def mixing(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found, *more = attend(self, hidden_states, *args, **kwargs)
+        return (found + self.layer_idx * 0.1 * hidden_states.mean(1, keepdim=True), *more)
+
+    monkeypatch.setattr(LlamaAttention, "forward", mixing)
+    seen = {check.name: check for check in registered()}[name].function(Case("llama"))
+    assert not seen.passed and seen.executions is not None
+    found = first_divergence(walk(*seen.executions()), floor=1e-5)
+    assert found is not None and found.name == "model.layers.1.self_attn"

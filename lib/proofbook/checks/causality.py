@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
@@ -30,13 +31,17 @@ def causal(trial: Trial) -> Observation:
     decoder.require_causal()
     inputs, places = changed_copies(decoder)
     comparisons: list[Comparison] = []
-    without = []
+    without, apart = [], list[tuple[Execution, Execution]]()
     for implementation, model in _implementations(trial):
         scores = trial.run_with(model, inputs)["logits"]
-        comparisons += _before(trial, scores, places, implementation)
+        compared = _before(trial, scores, places, implementation)
+        comparisons += compared
+        if not all(one.passed for one in compared):
+            apart.append(_parting(model, inputs, scores, places))
         without += [f"{place} in {implementation}" for place in _idle(trial, scores, places)]
     note = f"tokens without influence: {', '.join(without[:5])}" if without else ""
-    found = Observation.of(comparisons, f"1 before each of {len(places)} tokens, more from there on", note)
+    allowed = f"1 before each of {len(places)} tokens, more from there on"
+    found = Observation.of(comparisons, allowed, note, executions=(lambda: apart[0]) if apart else None)
     failed = [one.name for one in comparisons if not one.passed]
     names = [name for name in ("eager", "sdpa") if any(one.endswith(name) for one in failed)]
     found = replace(found, evidence={**plain_copies(decoder, inputs), "places": places, "implementations": names})
@@ -119,6 +124,16 @@ def _before(trial: Trial, scores: Tensor, places: list[int], implementation: str
     before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
     actual = torch.where(before[..., None], scores[1:], expected)
     return trial.agree({"logits": actual}, {"logits": expected}, f" before the token, {implementation}")
+
+
+def _parting(
+    model: torch.nn.Module, inputs: Mapping[str, Any], scores: Tensor, places: list[int]
+) -> tuple[Execution, Execution]:
+    """The copy whose scores before its changed token moved the most, up to there, and the row unchanged."""
+    before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
+    moved = torch.where(before[..., None], (scores[1:] - scores[:1]).abs(), 0.0).flatten(1).amax(1)
+    number = int(moved.argmax())
+    return Execution(model, inputs, number + 1, before[number]), Execution(model, inputs, 0, before[number])
 
 
 def _idle(trial: Trial, scores: Tensor, places: list[int]) -> list[int]:

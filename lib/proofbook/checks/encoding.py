@@ -20,7 +20,7 @@ from proofbook.catalog import Weights
 from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.influence import Measure, arranged
-from proofbook.checks.padding import require_separate
+from proofbook.checks.padded_text import require_separate
 from proofbook.checks.plain import agree, call, draw_widely, eager, placed, same
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces

@@ -23,11 +23,14 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Execution:
-    """One call of a model where it is: with these inputs, floating ones in its dtype; all rows of it, or one."""
+    """One call of a model where it is: with these inputs, floating ones in its dtype; all rows of it, or one, and all
+    tokens, or some."""
 
     model: nn.Module
     inputs: Mapping[str, Any]
     row: int | None = None
+    # which tokens are looked at: a boolean for each that a row has
+    seen: torch.Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,14 +47,22 @@ class Execution:
             self.model(**placed)
 
     def kept(self, values: Any) -> Tensors:
-        """Copies on the CPU of all tensors in what goes into or comes out of a call, of the row that is looked at."""
+        """Copies on the CPU of all tensors in what goes into or comes out of a call, of what is looked at."""
+        return {name: self._looked_at(one).detach().to("cpu", copy=True) for name, one in flatten(values).items()}
+
+    def _looked_at(self, tensor: torch.Tensor) -> torch.Tensor:
         size = max((len(one) for one in self.inputs.values() if isinstance(one, torch.Tensor) and one.dim()), default=0)
-        return {
-            name: (one[self.row : self.row + 1] if self.row is not None and one.dim() and len(one) == size else one)
-            .detach()
-            .to("cpu", copy=True)
-            for name, one in flatten(values).items()
-        }
+        if self.row is not None and tensor.dim() and len(tensor) == size:
+            tensor = tensor[self.row : self.row + 1]
+        if self.seen is None:
+            return tensor
+        kept = self.seen.nonzero().flatten().to(tensor.device)
+        # states of tokens, by heads as well; of four dimensions the last may be that of what a token attends to
+        dims = range(1, max(2, tensor.dim() - 1)) if tensor.dim() != 4 else (1, 2, 3)
+        for dim in dims if tensor.dim() > 1 else ():
+            if tensor.shape[dim] == len(self.seen):
+                tensor = tensor.index_select(dim, kept)
+        return tensor
 
 
 @dataclass(frozen=True)
