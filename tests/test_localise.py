@@ -132,7 +132,7 @@ def test_tokens_that_are_looked_at_are_held_against_those_of_another_length() ->
     assert found is not None and found.name == "1.act"
 
 
-@pytest.mark.parametrize("name", ["causal", "padding-changes-nothing"])
+@pytest.mark.parametrize("name", ["causal", "padding-changes-nothing", "masked-content"])
 def test_a_layer_that_mixes_its_tokens_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attend = LlamaAttention.forward
 

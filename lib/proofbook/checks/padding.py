@@ -92,9 +92,10 @@ def masked_content(trial: Trial) -> Observation:
     batch[stream.mask][numbers, places] = 0
     changed = batch[stream.tokens].clone()
     changed[numbers, places] = others
+    other = {**batch, stream.tokens: changed}
     with evidence(inputs=batch):
-        before, after = trial.run(batch), trial.run({**batch, stream.tokens: changed})
-    comparisons, judged = [], dict[str, bool]()
+        before, after = trial.run(batch), trial.run(other)
+    comparisons, judged, moved = [], dict[str, bool](), torch.zeros(len(places))
     names = text.judged(before, len(places))
     second = trial.config.is_encoder_decoder
     # similarities of every row to every other are as many as the tokens by chance
@@ -112,12 +113,22 @@ def masked_content(trial: Trial) -> Observation:
         if name in by_token:
             expected, actual = expected.clone(), actual.clone()
             expected[numbers, places] = actual[numbers, places] = 0
+            moved = moved.maximum((actual - expected).abs().flatten(1).amax(1).float())
         comparisons += trial.agree({name: actual}, {name: expected})
         judged[name] = name in by_token
     if not comparisons:
         raise NotApplicable("no output has an entry a row")
     kept = {"single": stream.with_mask(row), "tokens": stream.tokens, "mask": stream.mask, "judged": judged}
-    seen = Observation.of(comparisons, f"1 under each of {len(places)} bits")
+    worst = int(moved.argmax())
+    elsewhere = torch.arange(len(tokens)) != places[worst]
+    seen = Observation.of(
+        comparisons,
+        f"1 under each of {len(places)} bits",
+        executions=lambda: (
+            Execution(trial.called, other, worst, elsewhere),
+            Execution(trial.called, batch, worst, elsewhere),
+        ),
+    )
     return replace(seen, evidence={**kept, "places": places, "others": others})
 
 
