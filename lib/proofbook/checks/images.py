@@ -175,7 +175,7 @@ def padded_pictures(trial: Trial) -> Observation:
     inputs = {**trial.inputs, "pixel_values": pad(pixels, sides), "pixel_mask": pad(mask, sides)}
     try:
         outputs = trial.run(inputs)
-    except ValueError as refusal:
+    except (KeyError, ValueError) as refusal:  # Aria names the numbers of patches that it knows
         raise NotApplicable(f"refused: {refusal}") from refusal
     names = [name for name, one in trial.outputs.items() if name in outputs and outputs[name].shape == one.shape]
     if not names:
