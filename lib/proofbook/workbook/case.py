@@ -40,8 +40,8 @@ class CaseFailed(AssertionError):
         return [f"{type(self).__name__}: {self}"]
 
 
-# the verdicts of findings that a script can show
-_REPRODUCED = (Verdict.ERROR, Verdict.FAIL, Verdict.XFAIL)
+# the verdicts of findings that a script can show, and two executions
+_FAILED = (Verdict.ERROR, Verdict.FAIL, Verdict.XFAIL)
 
 Step = Callable[Concatenate["Case", P], Html]
 
@@ -178,15 +178,17 @@ class Case(Trial):
     @_step
     def show_divergence(self) -> Html:
         """Where the error comes from, when a comparison failed: the first module that adds one of its own."""
-        failed = next((one for one in self.findings.values() if one.verdict is Verdict.FAIL and one.executions), None)
+        told = [one for one in self.findings.values() if one.executions and one.verdict in _FAILED]
+        failed = min(told, key=lambda one: _FAILED.index(one.verdict), default=None)
         if failed is None or failed.executions is None:
-            return Html("<p>No comparison failed.</p>", "No comparison failed.")
+            said = "No comparison of two executions failed."
+            return Html(f"<p>{said}</p>", said)
         actual, expected = failed.executions()
         return show_divergence(failed.check.name, actual, expected, self.tolerance)
 
     def show_reproduction(self) -> Html:
         """A script in plain transformers that fails as the case did, written to the working directory."""
-        failed = [one for one in self.findings.values() if one.verdict in _REPRODUCED]
+        failed = [one for one in self.findings.values() if one.verdict in _FAILED]
         if not failed:
             return Html("<p>Nothing failed.</p>", "Nothing failed.")
         name = reproduction_name(self.id)
