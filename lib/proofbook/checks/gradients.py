@@ -22,6 +22,8 @@ from proofbook.runtimes.outputs import attached
 
 # rounding grows on the way forth and back again: so many times what is allowed in outputs
 BACKWARD = 16.0
+# the noise of gradients by so many times that of outputs at most: the largest seen is 3.3 times, of VITS
+CEILING = 8.0
 # a gradient this much smaller than the largest is what is left of terms that cancel, and is judged by their size
 CANCELLED = 1e-3
 # the same for a parameter of one number, as a scale of logits: it may cancel further than many do on average
@@ -228,7 +230,7 @@ def shares_of_allowed(
         allowed = tolerance["smallest"] * unit
         if floor is not None and (noisy := floor[name]) is not None:
             noise = tolerance["multiple"] * rms(noisy.double() - right)
-            allowed = max(allowed, min(noise, tolerance["largest"] * unit))
+            allowed = max(allowed, min(noise, CEILING * tolerance["largest"] * unit))
         error = rms(got.double() - right)
         shares[name] = (
             (error / (BACKWARD * allowed) if allowed else math.inf if error else 0.0) if error == error else math.inf
