@@ -185,7 +185,7 @@ def test_gradients_find_a_nan_and_one_that_is_cut_off_on_the_target() -> None:
 
 
 class Inexact(torch.autograd.Function):
-    """Gives back what it gets; its gradient is a hundredth too large in float32, as an inexact kernel's is."""
+    """Gives back what it gets; its gradient is a twentieth too large in float32, as an inexact kernel's is."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ class Inexact(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * (1.01 if gradient.dtype is torch.float32 else 1)
+        return gradient * (1.05 if gradient.dtype is torch.float32 else 1)
 
 
 def test_gradients_find_what_the_floor_is_wrong_about_as_well() -> None:

@@ -22,8 +22,8 @@ from proofbook.runtimes.outputs import attached
 
 # rounding grows on the way forth and back again: so many times what is allowed in outputs
 BACKWARD = 16.0
-# the noise of gradients by so many times that of outputs at most: the largest seen is 3.3 times, of VITS
-CEILING = 8.0
+# the noise of gradients by so many times that of outputs at most: the largest seen is 15 times, of Swin2SR
+CEILING = 32.0
 # a gradient this much smaller than the largest is what is left of terms that cancel, and is judged by their size
 CANCELLED = 1e-3
 # the same for a parameter of one number, as a scale of logits: it may cancel further than many do on average
