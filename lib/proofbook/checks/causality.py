@@ -121,16 +121,21 @@ def _implementations(trial: Trial) -> Iterator[tuple[str, torch.nn.Module]]:
 def _before(trial: Trial, scores: Tensor, places: list[int], implementation: str) -> list[Comparison]:
     """Each copy's scores before its changed token, held against those of the row unchanged."""
     expected = scores[:1].expand_as(scores[1:])
-    before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
+    before = _earlier(scores, places)
     actual = torch.where(before[..., None], scores[1:], expected)
     return trial.agree({"logits": actual}, {"logits": expected}, f" before the token, {implementation}")
+
+
+def _earlier(scores: Tensor, places: list[int]) -> Tensor:
+    """Which tokens stand before the one changed: booleans, copies × length."""
+    return torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
 
 
 def _parting(
     model: torch.nn.Module, inputs: Mapping[str, Any], scores: Tensor, places: list[int]
 ) -> tuple[Execution, Execution]:
     """The copy whose scores before its changed token moved the most, up to there, and the row unchanged."""
-    before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
+    before = _earlier(scores, places)
     moved = torch.where(before[..., None], (scores[1:] - scores[:1]).abs(), 0.0).flatten(1).amax(1)
     number = int(moved.argmax())
     return Execution(model, inputs, number + 1, before[number]), Execution(model, inputs, 0, before[number])

@@ -133,6 +133,12 @@ class Case(Trial):
         first = next(one for one in self.findings.values() if one.verdict is self.verdict)
         return f"{first.check.name}: {first.detail or first.observed or ''}".removesuffix(": ")
 
+    @property
+    def _failed(self) -> list[Finding]:
+        """What a script can show, and two executions, in the order of the verdicts."""
+        failed = [one for one in self.findings.values() if one.verdict in _FAILED]
+        return sorted(failed, key=lambda one: list(Verdict).index(one.verdict))
+
     @_step
     def show_model(self) -> Html:
         """The model: its class, its size here and in full, its configuration and modules."""
@@ -178,8 +184,7 @@ class Case(Trial):
     @_step
     def show_divergence(self) -> Html:
         """Where the error comes from, when a comparison failed: the first module that adds one of its own."""
-        told = [one for one in self.findings.values() if one.executions and one.verdict in _FAILED]
-        failed = min(told, key=lambda one: _FAILED.index(one.verdict), default=None)
+        failed = next((one for one in self._failed if one.executions), None)
         if failed is None or failed.executions is None:
             said = "No comparison of two executions failed."
             return Html(f"<p>{said}</p>", said)
@@ -188,12 +193,12 @@ class Case(Trial):
 
     def show_reproduction(self) -> Html:
         """A script in plain transformers that fails as the case did, written to the working directory."""
-        failed = [one for one in self.findings.values() if one.verdict in _FAILED]
+        failed = self._failed
         if not failed:
             return Html("<p>Nothing failed.</p>", "Nothing failed.")
         name = reproduction_name(self.id)
         try:
-            found = reproduce(self, sorted(failed, key=lambda one: list(Verdict).index(one.verdict)), name)
+            found = reproduce(self, failed, name)
         except NoReproduction as reason:
             said = f"No small script shows it: {reason}"
             return Html(f"<p>{escape(said)}</p>", said)
