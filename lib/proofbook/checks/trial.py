@@ -33,7 +33,7 @@ from proofbook.checks.truth import (
 from proofbook.checks.truths import Truths
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
-from proofbook.measure.memory import peak_mb
+from proofbook.measure.memory import peak_mb, reset_peak
 from proofbook.runtimes import Session, runtime_of
 from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, load_processor
 from proofbook.subject.tasks import task_named
@@ -42,7 +42,7 @@ from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 # in how many ways weights are rounded for a noise floor
 ROUNDINGS = 3
 # seconds spent on timed calls at most
-TIMING_BUDGET_S = 1.5
+TIMING_BUDGET_S = 1.0
 
 
 class Trial:
@@ -233,7 +233,9 @@ class Trial:
     def latency(self) -> Latency:
         """The time of forward calls, inputs already on the device."""
         placed = self.session.place(self.inputs)
-        return time_calls(lambda: self.session.call(placed), self.session.synchronize, TIMING_BUDGET_S)
+        session = self.session
+        reset_peak(session.device)
+        return time_calls(lambda: session.call(placed), session.synchronize, TIMING_BUDGET_S, session.device)
 
     @property
     def peak_mb(self) -> float:

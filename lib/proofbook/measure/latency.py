@@ -1,28 +1,47 @@
 """How long one call takes."""
 
 import gc
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
+import torch
 
-WARM_UP = 3
+from proofbook.measure.clock import WallClock, clock_for
+from proofbook.measure.statistics import Interval, WarmUp, quantile_interval, warm_up
+
 # enough for a 99th percentile: it stands on at least one call in a hundred
 MAX_CALLS = 100
-MIN_CALLS = 5
+# behind the warm-up; enough for the confidence interval of a median
+MIN_CALLS = 6
 
 
 @dataclass(frozen=True)
 class Latency:
     """The time of calls after warm-up.
 
-    ``first_s`` is the very first call, with everything it initialises. ``calls_ms`` are the calls after
-    :data:`WARM_UP` in their order.
+    ``first_s`` is the very first call, with everything it initialises. ``calls_ms`` are the calls after the warm-up in
+    their order, and ``warming_ms`` those between the first and them. ``clock`` is what they were timed by.
     """
 
     first_s: float
     calls_ms: tuple[float, ...]
+    warming_ms: tuple[float, ...] = ()
+    # whether times had become steady; None where there are too few calls to tell
+    steady: bool | None = None
+    clock: str = "wall clock"
+
+    @property
+    def median_ms(self) -> float:
+        """The median in milliseconds."""
+        return float(np.median(self.calls_ms))
+
+    @property
+    def interval(self) -> Interval | None:
+        """The confidence interval of the median in milliseconds; None for fewer than 6 calls."""
+        return quantile_interval(self.calls_ms)
 
     def percentile(self, percent: float) -> float | None:
         """A percentile in milliseconds, by linear interpolation; None when too few calls stand behind it.
@@ -35,37 +54,56 @@ class Latency:
 
     def throughput(self, work: float) -> float:
         """Work a second at the median call, for calls that each do ``work``."""
-        return work / (float(np.median(self.calls_ms)) / 1000)
+        return work / (self.median_ms / 1000)
 
 
-def time_calls(call: Callable[[], object], synchronize: Callable[[], None], budget_s: float) -> Latency:
+def time_calls(
+    call: Callable[[], object],
+    synchronize: Callable[[], None],
+    budget_s: float,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  # a constant
+    most: int = MAX_CALLS,
+) -> Latency:
     """Time calls of a function, each until its device has finished.
+
+    The first is kept apart. Of those after it the warm-up is left out by the rule of
+    :func:`~proofbook.measure.statistics.warm_up`, and as many are made as leave ``most`` behind it.
 
     Args:
         call: does the work, perhaps only queueing it on a device.
         synchronize: waits for the device.
-        budget_s: stop after that many seconds, but not before :data:`MIN_CALLS` calls.
+        budget_s: stop after that many seconds, but not before :data:`MIN_CALLS` calls behind the warm-up.
+        device: where it works, which may have a clock of its own.
+        most: so many calls behind the warm-up are enough.
     """
+    first = WallClock(synchronize).ms(call) / 1000
+    clock = clock_for(device, synchronize, call)
+    times: list[float] = []
+    deadline = perf_counter() + budget_s
+    warming = WarmUp(0, None)
+    with uncollected():
+        while (left := most - (len(times) - warming.calls)) > 0:
+            for _ in range(left):
+                if perf_counter() >= deadline and len(times) - warm_up(times).calls >= MIN_CALLS:
+                    return _latency(first, times, clock.name)
+                times.append(clock.ms(call))
+            warming = warm_up(times)
+    return _latency(first, times, clock.name)
 
-    def timed() -> float:
-        synchronize()
-        start = time.perf_counter()
-        call()
-        synchronize()
-        return time.perf_counter() - start
 
-    first = timed()
-    for _ in range(WARM_UP):
-        timed()
-    calls: list[float] = []
-    deadline = time.perf_counter() + budget_s
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No collection of garbage in the middle of a call, which is not the model's time; one before."""
     gc.collect()
     collecting = gc.isenabled()
-    gc.disable()  # a collection in the middle of a call is not the model's time
+    gc.disable()
     try:
-        while len(calls) < MAX_CALLS and (len(calls) < MIN_CALLS or time.perf_counter() < deadline):
-            calls.append(timed() * 1000)
+        yield
     finally:
         if collecting:
             gc.enable()
-    return Latency(first, tuple(calls))
+
+
+def _latency(first: float, times: list[float], clock: str) -> Latency:
+    found = warm_up(times)
+    return Latency(first, tuple(times[found.calls :]), tuple(times[: found.calls]), found.steady, clock)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 from urllib.parse import quote
 
 import transformers
@@ -26,8 +26,10 @@ from proofbook.workbook.html import Html, badge, block, code, escape, facts, fol
 from proofbook.workbook.known_faults import judged
 from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, reproduction_name, rerun_command
 from proofbook.workbook.scraps import glue
-from proofbook.workbook.showing import show_answers, show_findings, show_latency, show_rows, show_tensors
+from proofbook.workbook.showing import show_answers, show_findings, show_rows, show_tensors
+from proofbook.workbook.showing_timings import show_measured
 from proofbook.workbook.surroundings import machine, surroundings, versions
+from proofbook.workbook.timings import Measured, latency_columns, measure, measured_columns, sampling_rate
 
 P = ParamSpec("P")
 
@@ -173,13 +175,17 @@ class Case(Trial):
     @_step
     def show_answers(self) -> Html:
         """The answers, as a user's pipeline gives them; random weights answer nonsense."""
-        rate = getattr(self.config, "sampling_rate", None) or _of_any(self.config, "sampling_rate")
-        return show_answers(self.rows, self.answers, rate)
+        return show_answers(self.rows, self.answers, sampling_rate(self.config))
 
     @_step
     def show_timings(self) -> Html:
-        """Load, first call, percentiles, throughput and peak memory, with a plot."""
-        return show_latency(self.latency, self.encoded.work, self.task.unit, self.load_s, self.peak_mb)
+        """Load, first call, percentiles, generation, throughput, operations and peak memory, with a plot."""
+        return show_measured(self.measured)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """How fast and how big it is."""
+        return measure(self)
 
     @_step
     def show_divergence(self) -> Html:
@@ -264,7 +270,7 @@ class Case(Trial):
     def case_record(self) -> CaseRecord:
         """The row of this case in the ledger; what was not observed is None."""
         observed = self.__dict__  # what cached properties have made so far; asking them would make it now
-        latency = observed.get("latency")
+        latency, measured = observed.get("latency"), observed.get("measured")
         loaded, encoded = observed.get("loaded"), observed.get("encoded")
         return CaseRecord(
             run=self.run_name,
@@ -283,12 +289,8 @@ class Case(Trial):
             failed=sum(finding.verdict.fell_short for finding in self.findings.values()),
             seconds=time.perf_counter() - self._start,
             load_s=observed.get("load_s"),
-            first_s=latency.first_s if latency else None,
-            p50_ms=latency.percentile(50) if latency else None,
-            p90_ms=latency.percentile(90) if latency else None,
-            p99_ms=latency.percentile(99) if latency else None,
-            throughput=latency.throughput(encoded.work) if latency and encoded else None,
-            throughput_unit=f"{self.task.unit}/s" if latency else None,
+            **(latency_columns(latency, encoded.work, self.task.unit) if latency and encoded else {}),
+            **(measured_columns(measured) if measured else {}),
             peak_mb=self.peak_mb if "session" in observed else None,
             parameters=sum(one.numel() for one in loaded.model.parameters()) if loaded else None,
             parameters_full=full_parameters(self.spec) if loaded else None,
@@ -383,12 +385,6 @@ def _of_part(finding: Finding, part: PartTrial) -> Finding:
     asked = finding.check
     name = f"{asked.name} of {part.part.model_class}"
     return replace(finding, check=Question(name, asked.family, asked.description))
-
-
-def _of_any(config: Any, name: str) -> Any:
-    """An attribute of the first sub-configuration that has it."""
-    parts = (getattr(config, part, None) for part in getattr(config, "sub_configs", {}))
-    return next((value for value in (getattr(part, name, None) for part in parts if part) if value), None)
 
 
 def _shortened(text: str, lines: int = 120) -> str:

@@ -86,12 +86,39 @@ class CaseRecord(Execution):
     seconds: float | None = None
     load_s: float | None = None
     first_s: float | None = None
+    # the median of calls, with its confidence interval (95%)
     p50_ms: float | None = None
+    p50_low_ms: float | None = None
+    p50_high_ms: float | None = None
     p90_ms: float | None = None
     p99_ms: float | None = None
+    # those behind the percentiles, and those left out before them
+    calls: int | None = None
+    warm_up_calls: int | None = None
+    # whether they had become steady; None where there are too few of them to tell
+    steady: bool | None = None
+    # what they were timed by: `device events` or `wall clock`
+    clock: str | None = None
     throughput: float | None = None
     throughput_unit: str | None = None
+    # seconds of audio a second: by whole generations of what writes text or sound, else by calls
+    audio_rate: float | None = None
+    # of what is generated: up to the first token of the batch, from one to the next, and all rows' tokens a second
+    first_token_ms: float | None = None
+    first_token_low_ms: float | None = None
+    first_token_high_ms: float | None = None
+    token_ms: float | None = None
+    token_low_ms: float | None = None
+    token_high_ms: float | None = None
+    tokens_per_s: float | None = None
+    # floating-point operations (10^9): of one call, of the device a second at most, and the share of that in calls
+    gflop: float | None = None
+    peak_gflops: float | None = None
+    peak_share: float | None = None
     peak_mb: float | None = None
+    # of the whole process, truth and libraries included; of tensors on the device while calls were timed
+    peak_process_mb: float | None = None
+    peak_device_mb: float | None = None
     parameters: int | None = None
     parameters_full: int | None = None
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""How the parts of a case look in a notebook: raw rows, tensors, answers, findings, timings."""
+"""How the parts of a case look in a notebook: raw rows, tensors, answers, findings."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,6 @@ import torch
 from PIL import Image, ImageDraw
 
 from proofbook.checks.registry import Finding
-from proofbook.measure.latency import Latency
 from proofbook.subject.tasks.task import Row
 from proofbook.workbook.html import (
     Html,
@@ -17,7 +16,6 @@ from proofbook.workbook.html import (
     code,
     escape,
     facts,
-    figure,
     folded,
     picture,
     player,
@@ -68,35 +66,6 @@ def show_findings(findings: Iterable[Finding]) -> Html:
         if one.traceback:
             shown += folded(f"{one.check.name}: traceback", block(one.traceback))
     return shown
-
-
-def show_latency(latency: Latency, work: float, unit: str, load_s: float, peak_mb: float) -> Html:
-    """The timings in figures and as a plot, call by call."""
-    import matplotlib.pyplot as plt
-
-    drawing, (line, bars) = plt.subplots(1, 2, figsize=(9, 2.4), width_ratios=(2, 1))
-    line.plot(range(1, len(latency.calls_ms) + 1), latency.calls_ms, ".", markersize=4, color="#0072b2")
-    line.axhline(float(np.median(latency.calls_ms)), color="#d55e00", linewidth=1, label="median")
-    line.set(xlabel="call after warm-up", ylabel="ms", ylim=(0, None))
-    line.legend(frameon=False)
-    bars.hist(latency.calls_ms, bins=20, orientation="horizontal", color="#0072b2")
-    bars.set(xlabel="calls", ylim=line.get_ylim())
-    plt.close(drawing)
-
-    def ms(percent: float) -> str:
-        value = latency.percentile(percent)
-        return f"{value:.2f} ms" if value is not None else f"too few calls ({len(latency.calls_ms)})"
-
-    figures = facts(
-        [
-            ("load", f"{load_s:.3f} s"),
-            ("first call", f"{latency.first_s:.3f} s"),
-            ("p50 / p90 / p99", f"{ms(50)} / {ms(90)} / {ms(99)}"),
-            ("throughput", f"{latency.throughput(work):,.0f} {unit} a second"),
-            ("peak memory", f"{peak_mb:,.0f} MB"),
-        ]
-    )
-    return figures + figure(drawing)
 
 
 def _row(row: Row) -> Html:

@@ -1,0 +1,99 @@
+"""How timings look in a notebook: figures with what stands behind them, and each call as a point."""
+
+from proofbook.measure.generation import Generation
+from proofbook.measure.latency import Latency
+from proofbook.measure.statistics import CONFIDENCE, FEWEST_JUDGED, Interval
+from proofbook.workbook.html import Html, facts, figure
+from proofbook.workbook.timings import Measured
+
+
+def show_measured(measured: Measured) -> Html:
+    """The timings in figures and as a plot, call by call."""
+    latency = measured.latency
+    return facts(
+        [
+            ("load", f"{measured.load_s:.3f} s"),
+            ("first call", f"{latency.first_s:.3f} s"),
+            ("median", _with_interval(latency.median_ms, latency.interval)),
+            ("p90 / p99", f"{_percentile(latency, 90)} / {_percentile(latency, 99)}"),
+            ("timed", _timed(latency)),
+            ("throughput", f"{number(measured.throughput)} {measured.unit} a second"),
+            *_written(measured.generation),
+            *([("audio", f"{number(measured.audio_rate)} s a second")] if measured.audio_rate else []),
+            ("operations", _operations(measured)),
+            ("peak memory", _memory(measured)),
+        ]
+    ) + _calls(latency)
+
+
+def number(value: float) -> str:
+    """Three digits, and no more noughts than people read: ``0.0123``, ``1.23``, ``12,345``."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _with_interval(milliseconds: float, interval: Interval | None) -> str:
+    if interval is None:
+        return f"{milliseconds:.3g} ms; too few for a confidence interval"
+    return f"{milliseconds:.3g} ms ({CONFIDENCE:.0%} confidence: {interval.low:.3g} to {interval.high:.3g})"
+
+
+def _percentile(latency: Latency, percent: float) -> str:
+    value = latency.percentile(percent)
+    return f"{value:.3g} ms" if value is not None else f"too few calls ({len(latency.calls_ms)})"
+
+
+def _timed(latency: Latency) -> str:
+    told = {
+        True: "",
+        False: ", not steady even then",
+        None: f", too few to tell whether steady (of {FEWEST_JUDGED})",
+    }
+    warming = len(latency.warming_ms)
+    return f"{len(latency.calls_ms)} calls by {latency.clock}, behind {warming} to warm up{told[latency.steady]}"
+
+
+def _written(generation: Generation | str) -> list[tuple[str, str]]:
+    if isinstance(generation, str):
+        return [("generation", generation)]
+    times = len(generation.whole_ms)
+    if generation.first_token is None or generation.token is None:
+        return [("generation", f"{generation.whole_s * 1000:.3g} ms, median of {times}, in a loop of the class's own")]
+    written = f"{generation.rows} rows of {generation.tokens} tokens, {times} times"
+    return [
+        ("first token", _with_interval(*generation.first_token)),
+        ("each token after it", _with_interval(*generation.token)),
+        ("generation", f"{number(generation.tokens_per_s or 0)} tokens a second ({written})"),
+    ]
+
+
+def _operations(measured: Measured) -> str:
+    peak = f"{number(measured.peak_flops / 1e9)} GFLOP/s that products of matrices reach here"
+    if measured.flops is None or measured.flops_rate is None or measured.peak_share is None:
+        return f"none that torch counts; {peak}"
+    rate = f"{number(measured.flops / 1e9)} GFLOP a call, {number(measured.flops_rate / 1e9)} GFLOP/s"
+    return f"{rate}: {measured.peak_share:.1%} of the {peak}"
+
+
+def _memory(measured: Measured) -> str:
+    process = f"{measured.process_mb:,.0f} MB in this process"
+    return process if measured.device_mb is None else f"{measured.device_mb:,.0f} MB on the device in calls; {process}"
+
+
+def _calls(latency: Latency) -> Html:
+    """Each call as a point, those of the warm-up pale, and how many took how long."""
+    import matplotlib.pyplot as plt
+
+    warming, calls = latency.warming_ms, latency.calls_ms
+    drawing, (line, bars) = plt.subplots(1, 2, figsize=(9, 2.4), width_ratios=(2, 1))
+    line.plot(range(1, len(warming) + 1), warming, "x", markersize=4, color="#999999", label="warm-up")
+    behind = range(len(warming) + 1, len(warming) + len(calls) + 1)
+    line.plot(behind, calls, ".", markersize=4, color="#0072b2")
+    line.axhline(latency.median_ms, color="#d55e00", linewidth=1, label="median")
+    if latency.interval:
+        line.axhspan(latency.interval.low, latency.interval.high, color="#d55e00", alpha=0.2, linewidth=0)
+    line.set(xlabel="call after the first", ylabel="ms", ylim=(0, None))
+    line.legend(frameon=False)
+    bars.hist(calls, bins=20, orientation="horizontal", color="#0072b2")
+    bars.set(xlabel="calls", ylim=line.get_ylim())
+    plt.close(drawing)
+    return figure(drawing)
