@@ -125,6 +125,20 @@ def test_operations_are_those_of_products_and_of_attention_whatever_its_implemen
     assert count_flops(torch.nn.ReLU(), {"input": torch.ones(4)}) == 0
 
 
+def test_operations_are_counted_where_a_module_reads_a_view_of_a_parameter() -> None:
+    class Queries(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries, self.linear = torch.nn.Parameter(torch.ones(1, 8)), torch.nn.Linear(8, 16)
+
+        def forward(self) -> torch.Tensor:
+            return self.linear(self.queries.expand(4, -1))
+
+    module = Queries()
+    assert count_flops(module, {}) == 2 * 4 * 8 * 16
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
 def test_the_peak_of_a_device_is_measured_once_for_each_dtype() -> None:
     assert peak_flops(CPU, torch.float32) == peak_flops(CPU, torch.float32) > 0
     assert peak_flops(CPU, torch.float64) != peak_flops(CPU, torch.float32)

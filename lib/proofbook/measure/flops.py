@@ -1,6 +1,7 @@
 """How many floating-point operations a call takes, and how many of them a device can do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from math import inf
 from typing import Any
@@ -26,7 +27,7 @@ def count_flops(module: nn.Module, inputs: Mapping[str, Any]) -> int:
     """
     # the one kernel of attention that torch's counter does not know
     on_cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
+    with torch.no_grad(), _frozen(module), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         module(**inputs)
     return int(counter.get_total_flops())
 
@@ -38,6 +39,19 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     Measured once a process, dtype and number of threads, in some hundredths of a second.
     """
     return _peak(device, dtype, torch.get_num_threads())
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for gradients: torch's counter stumbles over views of such that a model makes of them."""
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:

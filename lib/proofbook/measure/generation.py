@@ -16,8 +16,8 @@ from transformers import GenerationMixin, StoppingCriteria, StoppingCriteriaList
 from proofbook.measure.latency import uncollected
 from proofbook.measure.statistics import Interval, quantile_interval
 
-# generations behind the first one, which warms up
-MOST, FEWEST = 30, 2
+# generations behind the first one
+MOST = 30
 
 
 class NoGeneration(Exception):
@@ -66,6 +66,8 @@ def time_generation(
 ) -> Generation:
     """Time what a model writes while something asks it to.
 
+    The first time warms up and is left out, unless it alone takes longer than the budget.
+
     Every row gets as many tokens as is asked for: one that would end earlier is made to go on, where the class
     generates by the library's own ``generate``. Elsewhere a row that has ended is padded, and the padding counted.
 
@@ -73,7 +75,7 @@ def time_generation(
         model: whose ``generate``, or that of parts of it, is watched.
         answer: asks it: calls ``generate`` with a batch of ``rows``, and may do more beside, which is not timed.
         synchronize: waits for the device.
-        budget_s: stop after that many seconds, but not before :data:`FEWEST` generations.
+        budget_s: stop after that many seconds.
 
     Raises:
         NoGeneration: ``generate`` was not called.
@@ -86,10 +88,12 @@ def time_generation(
         answer()
         if not watch.generations:
             raise NoGeneration(f"{type(model).__name__} does not generate")
-        watch.generations.clear()
+        (first,) = watch.generations
         deadline = perf_counter() + budget_s
+        if first.ended - first.began < budget_s:
+            watch.generations.clear()
         with uncollected():
-            while len(watch.generations) < FEWEST or (perf_counter() < deadline and len(watch.generations) < MOST):
+            while not watch.generations or (perf_counter() < deadline and len(watch.generations) < MOST):
                 answer()
     return _generation(watch.generations, rows)
 

@@ -53,10 +53,11 @@ def tokenized(subject: Subject, texts: Sequence[Any], *pairs: Sequence[Any], **m
     """Texts, or texts with their second ones, as tensors of batch × length: what ``forward`` takes of them.
 
     They are padded to the longest, on the tokenizer's own side. ``more`` goes to the tokenizer, and so do the options
-    ``padding`` and ``max_length``. Where the model has local and global attention, the first token is global; where
-    it has adapters for languages, the rows use them in turn.
+    ``padding``, ``max_length`` and ``truncation``. Where the model has local and global attention, the first token is
+    global; where it has adapters for languages, the rows use them in turn.
     """
-    options = {name: subject.options[name] for name in ("padding", "max_length") if name in subject.options}
+    named = ("padding", "max_length", "truncation")
+    options = {name: subject.options[name] for name in named if name in subject.options}
     asked = {"padding": True, "return_tensors": "pt", "return_attention_mask": True, **options, **more}
     inputs = tokenizer_of(subject)(list(texts), *map(list, pairs), **asked)
     return accepted(subject, dict(inputs))

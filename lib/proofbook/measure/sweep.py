@@ -1,0 +1,127 @@
+"""How fast a model is by the size of its batch and the length of its text."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from proofbook.measure.grid import Grid
+from proofbook.measure.latency import Latency, time_calls
+from proofbook.runtimes import Session
+from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
+
+# seconds spent on the calls of one point at most
+POINT_BUDGET_S = 0.5
+
+
+class NoPoint(Exception):
+    """The task has no inputs of that size; the message says why."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size of input: its rows and tokens (None for the case's own length), and its times, or why it has none."""
+
+    batch: int
+    length: int | None
+    latency: Latency | None = None
+    # of one call, in the task's unit
+    work: float = 0.0
+    reason: str = ""
+
+    @property
+    def throughput(self) -> float | None:
+        """Work a second at the median call."""
+        return self.latency.throughput(self.work) if self.latency else None
+
+
+def sweep(
+    task: Task,
+    subject: Subject,
+    rows: Sequence[Row],
+    prepare: Callable[[Mapping[str, Any]], Session],
+    grid: Grid,
+    budget_s: float = POINT_BUDGET_S,
+) -> list[Point]:
+    """Time forward calls at every point of a grid. A point that can't be had, or that the model refuses, says why.
+
+    Args:
+        task, subject, rows: of the case.
+        prepare: gives a session that takes inputs of that size.
+        grid: the points.
+        budget_s: seconds a point.
+    """
+    own = task.encode(subject, list(rows))
+    return [
+        _timed(task, subject, rows, own, prepare, batch or len(rows), length, budget_s) for batch, length in grid.points
+    ]
+
+
+def sized(task: Task, subject: Subject, rows: Sequence[Row], own: Encoded, batch: int, length: int | None) -> Encoded:
+    """The inputs of a batch of so many rows, of so many tokens each.
+
+    Rows are the task's own, in turns. For a length, each text is repeated until it has as many tokens, and cut there;
+    what a decoder beside it reads stays as it is.
+
+    Args:
+        own: the task's own batch.
+
+    Raises:
+        NoPoint: the task's rows are not of text alone, its configuration has fewer positions, or its processor makes
+            inputs of another size.
+    """
+    chosen = list(islice(cycle(rows), batch))
+    found = task.encode(subject, chosen) if length is None else _long(task, subject, chosen, length)
+    for name, tensor in found.inputs.items():
+        before = own.inputs.get(name)
+        grows = isinstance(before, torch.Tensor) and before.dim() and len(before) == len(rows)
+        if grows and len(tensor) != batch:
+            raise NoPoint(f"{name} has {len(tensor)} rows, not {batch}")
+    return found
+
+
+def _timed(
+    task: Task,
+    subject: Subject,
+    rows: Sequence[Row],
+    own: Encoded,
+    prepare: Callable[[Mapping[str, Any]], Session],
+    batch: int,
+    length: int | None,
+    budget_s: float,
+) -> Point:
+    try:
+        encoded = sized(task, subject, rows, own, batch, length)
+        session = prepare(encoded.inputs)
+        placed = session.place(encoded.inputs)
+        latency = time_calls(lambda: session.call(placed), session.synchronize, budget_s, session.device)
+    except NoPoint as reason:
+        return Point(batch, length, reason=str(reason))
+    except Exception as refusal:  # of the processor, or of the model: each size stands for itself
+        return Point(batch, length, reason=f"{type(refusal).__name__}: {refusal}"[:300])
+    return Point(batch, length, latency, encoded.work)
+
+
+def _long(task: Task, subject: Subject, rows: Sequence[Row], length: int) -> Encoded:
+    if any(row.text is None or row != Row(text=row.text, pair=row.pair) for row in rows):
+        raise NoPoint("a length is that of text, and its rows are not of text alone")
+    last = getattr(subject.config.get_text_config(), "max_position_embeddings", None)
+    if last is not None and length > last:
+        raise NoPoint(f"its configuration has positions for {last} tokens")
+    options = {**subject.options, "padding": "max_length", "max_length": length, "truncation": True}
+    asked = replace(subject, options=options)
+    times = 1
+    while True:
+        repeated = [replace(row, text=" ".join([row.text or ""] * times)) for row in rows]
+        found = task.encode(asked, repeated)
+        tokens = found.inputs.get("input_ids")
+        if tokens is None or tokens.dim() != 2 or tokens.shape[1] != length:
+            had = "no tokens" if tokens is None else f"{tokens.shape[-1]} tokens"
+            raise NoPoint(f"its processor makes {had} of a text, not {length}")
+        # without padding, so that all of it is work
+        mask = found.inputs.get("attention_mask")
+        if times > length or mask is None or bool(mask.bool().all()):
+            return found
+        times *= 2
