@@ -9,7 +9,7 @@ from proofbook.verdict import Blocked, Verdict, overall
 
 
 def asked(function: Any) -> Any:
-    return examine(Check("one", "forward", "a question", function), None)  # type: ignore[arg-type]
+    return examine(Check("one", "forward", "a question", function, graphs=True), None)  # type: ignore[arg-type]
 
 
 def test_every_check_has_a_name_a_family_and_a_description() -> None:

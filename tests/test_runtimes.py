@@ -27,11 +27,16 @@ def test_the_cpu_computes_and_every_other_device_says_why_it_does_not() -> None:
                 require_device(name)
 
 
-def test_devices_are_printed_as_json() -> None:
-    printed = subprocess.run(
-        [sys.executable, "-m", "proofbook.runtimes.devices"], capture_output=True, text=True, check=True
-    )
-    assert set(json.loads(printed.stdout)) == set(DEVICES)
+def test_devices_and_runtimes_are_printed_as_json() -> None:
+    printed = subprocess.run([sys.executable, "-m", "proofbook.runtimes"], capture_output=True, text=True, check=True)
+    found = json.loads(printed.stdout)
+    assert set(found["devices"]) == set(DEVICES)
+    assert found["runtimes"]["eager"] == ""
+
+
+def test_a_runtime_that_nobody_brings_is_blocked_with_those_that_there_are() -> None:
+    with pytest.raises(Blocked, match=r"onnxruntme.*eager.*Did you mean onnxruntime"):
+        runtime_of("onnxruntme")
 
 
 def test_every_tensor_of_an_output_has_its_path() -> None:
@@ -47,7 +52,7 @@ def test_every_tensor_of_an_output_has_its_path() -> None:
 
 def test_inputs_are_placed_in_the_targets_dtype_and_the_originals_stay() -> None:
     target = load_catalog().target("cpu-bf16")
-    session = runtime_of(target).prepare(nn.Linear(4, 4).to(torch.bfloat16), target)
+    session = runtime_of("eager").prepare(nn.Linear(4, 4).to(torch.bfloat16), [], target)
     inputs = {"input": torch.ones(2, 4)}
     placed = session.place(inputs)
     assert placed["input"].dtype is torch.bfloat16
@@ -61,7 +66,7 @@ def test_what_ran_where_is_counted_by_dtype() -> None:
             return x.to(torch.bfloat16).float() + 1
 
     target = load_catalog().target("cpu")
-    placement = runtime_of(target).prepare(Mixed(), target).placement({"x": torch.ones(8)})
-    assert placement.elements[("cpu", "bfloat16")] == 8
-    assert placement.elements[("cpu", "float32")] == 16
-    assert placement.on("cuda") == 0
+    proof = runtime_of("eager").prepare(Mixed(), [], target).proof({"x": torch.ones(8)})
+    assert proof.ran == {("cpu", "bfloat16"): 8, ("cpu", "float32"): 16}
+    assert proof.where == "cpu"
+    assert not proof.fallbacks

@@ -1,6 +1,5 @@
 """What this machine gives a batch: its cores, its memory, and the devices that really compute."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,9 +7,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from proofbook.catalog import Catalog, Weights
+from proofbook.catalog import Catalog, Target, Weights
 
 PROBE_SECONDS = 300
 # the variables by which drivers hide units of a device from a process
@@ -31,6 +30,13 @@ class DeviceState(BaseModel):
     detail: str
     count: int = 0
     remedy: str = ""
+
+
+class Found(BaseModel):
+    """What a machine has: its devices, and of each runtime what it would take to use it, or nothing."""
+
+    devices: dict[str, DeviceState]
+    runtimes: dict[str, str]
 
 
 def cores() -> int:
@@ -121,18 +127,23 @@ def threads(weights: Weights) -> int:
     return 1 if weights is Weights.TINY else cores()
 
 
-@cache
 def devices() -> dict[str, DeviceState]:
-    """Every device of proofbook and whether it computes here, asked of a process of its own that may import torch.
+    """Every device of proofbook, and whether it computes here. Raises MachineryFailed, as :func:`found`."""
+    return found().devices
+
+
+@cache
+def found() -> Found:
+    """The devices and runtimes of this machine, asked of a process of its own that may import torch.
 
     Raises:
         MachineryFailed: the process did not answer; the message holds its last words.
     """
-    command = [sys.executable, "-m", "proofbook.runtimes.devices"]
+    command = [sys.executable, "-m", "proofbook.runtimes"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
         last = answer.stdout.strip().rpartition("\n")[2]
-        return TypeAdapter(dict[str, DeviceState]).validate_python(json.loads(last))
+        return Found.model_validate_json(last)
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().rpartition("\n")[2]
         cause = f"it ended with status {error.returncode}: {said}"
@@ -140,7 +151,9 @@ def devices() -> dict[str, DeviceState]:
         cause = f"no answer within {PROBE_SECONDS} s"
     except (ValidationError, ValueError) as error:
         cause = f"its answer makes no sense: {error}"
-    raise MachineryFailed(f"finding the devices of this machine failed (`{' '.join(command[1:])}`): {cause}")
+    raise MachineryFailed(
+        f"finding the devices and runtimes of this machine failed (`{' '.join(command[1:])}`): {cause}"
+    )
 
 
 def visible(kind: str | None, unit: int | None) -> dict[str, str]:
@@ -153,9 +166,13 @@ def visible(kind: str | None, unit: int | None) -> dict[str, str]:
 
 
 def usable_targets(catalog: Catalog) -> list[str]:
-    """The targets whose device this machine has, in the order of ``targets.yaml``."""
-    return [
-        target.name
-        for target in catalog.targets.values()
-        if (state := devices().get(target.device)) and state.available
-    ]
+    """The targets whose device and runtime this machine has, in the order of ``targets.yaml``."""
+    return [target.name for target in catalog.targets.values() if not lack(target)]
+
+
+def lack(target: Target) -> str:
+    """What of a target this machine lacks, in words; empty where it has all."""
+    device, lacks = found().devices[target.device], found().runtimes
+    if not device.available:
+        return device.detail
+    return lacks.get(target.runtime, f"no installed package has the runtime {target.runtime}")

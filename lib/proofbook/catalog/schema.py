@@ -205,8 +205,13 @@ class Target(Entry):
 
     name: Name
     device: Literal["cpu", "cuda", "rocm", "mps", "xpu"]
-    runtime: Literal["eager"] = "eager"
+    # the name of an entry point of the group `proofbook.runtimes`
+    runtime: Name = "eager"
     dtype: Literal["float32", "float16", "bfloat16"]
+    # what the runtime is told, as it documents it
+    options: dict[str, Any] = {}
+    # kinds of fallback that do not fail a case, and why; all others do
+    allows: dict[str, Reason] = {}
     description: str
 
 

@@ -14,7 +14,7 @@ from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
 
 
-@check
+@check(graphs=True)
 def matches_truth(trial: Trial) -> Observation:
     """Every output lies within a multiple of the noise floor of float64 truth, by RMSE, worst row and worst element."""
     comparisons = trial.compare_to_truth()

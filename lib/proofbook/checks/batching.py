@@ -16,7 +16,7 @@ from proofbook.checks.streams import slice_row, sliceable
 from proofbook.checks.trial import Trial
 
 
-@check
+@check(graphs=True)
 def batch_matches_single(trial: Trial) -> Observation:
     """Each row alone gives what it gives in the batch, the padding of the batch kept."""
     size = len(trial.rows)

@@ -24,7 +24,7 @@ CHANGES = 24
 BESIDE, LEAST = 150_000, 5
 
 
-@check
+@check(graphs=True)
 def causal(trial: Trial) -> Observation:
     """A token changed moves no score before it, and moves one from there on, in eager and in sdpa attention."""
     decoder = trial.decoder
@@ -33,7 +33,8 @@ def causal(trial: Trial) -> Observation:
     comparisons: list[Comparison] = []
     without, apart = [], list[tuple[Execution, Execution]]()
     for implementation, model in _implementations(trial):
-        scores = trial.run_with(model, inputs)["logits"]
+        outputs = trial.run_with(model, inputs) if trial.runtime.runs_module else trial.run(inputs)
+        scores = outputs["logits"]
         compared = _before(trial, scores, places, implementation)
         comparisons += compared
         if not all(one.passed for one in compared):
@@ -105,7 +106,10 @@ def changed_copies(decoder: Decoder, most: int = CHANGES) -> tuple[dict[str, Ten
 
 
 def _implementations(trial: Trial) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The model with each implementation of attention that its class has."""
+    """The model with each implementation of attention that its class has; in a graph there is one."""
+    if not trial.runtime.runs_module:
+        yield trial.target.runtime, trial.model
+        return
     for name in ("eager", "sdpa"):
         try:
             if hasattr(trial.model, "set_attn_implementation"):

@@ -48,7 +48,7 @@ _CLASSIFIES = re.compile(
 )
 
 
-@check
+@check(graphs=True)
 def order_of_tokens(trial: Trial) -> Observation:
     """Two tokens of a row exchanged change the outputs by more than their order: positions are read."""
     only_drawn(trial)

@@ -14,7 +14,7 @@ from proofbook.checks.shapes import documented_shapes
 from proofbook.checks.trial import Trial
 
 
-@check
+@check(graphs=True)
 def finite(trial: Trial) -> Observation:
     """Every output value is finite, or masked with an infinity where truth is as well."""
     wrong = {}
@@ -44,7 +44,7 @@ def no_value_is_nan(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dt
         assert not wrong, f"{name}: observed {wrong} values that are NaN or infinite, allowed 0"
 
 
-@check
+@check(graphs=True)
 def output_shapes(trial: Trial) -> Observation:
     """Outputs have the shapes that the model class documents for these inputs and this configuration."""
     documented = documented_shapes(trial.spec.model_class, trial.config, trial.inputs)
@@ -83,7 +83,7 @@ def shapes_are_documented(
         assert fits, f"{name}: observed shape {found}, allowed {shape}"
 
 
-@check
+@check(graphs=True)
 def deterministic(trial: Trial) -> Observation:
     """The same inputs give the same bits: at once again, after a time in train mode, and from another seed."""
     again = differing(trial.outputs, trial.run())
@@ -107,20 +107,20 @@ def two_calls_give_the_same(model: nn.Module, inputs: Mapping[str, Any], dtype: 
     same(call(model, inputs, dtype), call(model, inputs, dtype))
 
 
-@check
+@check(graphs=True)
 def ran_on_target(trial: Trial) -> Observation:
-    """Every operator's result lies on the target's device: no part falls back to another in silence."""
-    device = trial.session.device.type
-    elements = trial.session.placement(trial.inputs).elements
-    total = sum(elements.values())
-    shares = {f"{where} {dtype}": count / total for (where, dtype), count in sorted(elements.items())}
-    floating = sum(
-        count for (where, dtype), count in elements.items() if where == device and dtype == trial.target.dtype
-    )
-    away = sum(count for (where, _), count in elements.items() if where not in (device, "meta"))
+    """All of it ran as the target promises: nothing fell back in silence, to what it does not allow by name."""
+    proof, dtype = trial.session.proof(trial.inputs), trial.target.dtype
+    total, allows = sum(proof.ran.values()), trial.target.allows
+    there = sum(count for (where, kind), count in proof.ran.items() if (where, kind) == (proof.where, dtype))
+    wrong = [one for one in proof.fallbacks if one.kind not in allows]
+    known = [one for one in proof.fallbacks if one.kind in allows]
+    allowed = [f"{one.kind} ({one.detail}), allowed: {allows[one.kind]}" for one in known]
+    shares = [f"{count / total:.1%} {where} {kind}" for (where, kind), count in sorted(proof.ran.items())]
     return Observation(
-        passed=away == 0 and floating > 0,
-        observed=f"{away} of {total} elements computed elsewhere, {floating} in {trial.target.dtype}",
-        allowed=f"0 elsewhere than {device}, more than 0 in {trial.target.dtype}",
-        detail=", ".join(f"{share:.1%} {key}" for key, share in shares.items()),
+        passed=not wrong and there > 0,
+        observed=f"{there} of {total} {proof.unit} on {proof.where} in {dtype}, "
+        + (", ".join(dict.fromkeys(one.kind for one in wrong)) or "no fallback"),
+        allowed=f"more than 0 on {proof.where} in {dtype}, no fallback" + " but those allowed by name" * bool(allows),
+        detail="; ".join([*(f"{one.kind}: {one.detail}" for one in wrong), ", ".join(shares), *allowed]),
     )

@@ -33,7 +33,7 @@ GROUND = 2
 INTERPOLATES = "interpolate_pos_encoding"
 
 
-@check
+@check(graphs=True)
 def every_corner(trial: Trial) -> Observation:
     """A patch changed in each corner of a picture, the far ones too, moves outputs far beyond the tolerance."""
     only_drawn(trial)
@@ -90,7 +90,7 @@ def corners_move_outputs(
         assert most > 1, f"{place}: outputs observed to move by {most:.3g} roundings, allowed 1 at least"
 
 
-@check
+@check(graphs=True)
 def order_of_patches(trial: Trial) -> Observation:
     """Two quarters of the picture exchanged change the outputs by more than their order: places are read."""
     only_drawn(trial)
@@ -109,7 +109,7 @@ def order_of_patches(trial: Trial) -> Observation:
     )
 
 
-@check
+@check(graphs=True)
 def resolution(trial: Trial) -> Observation:
     """A larger, oblong picture is right by its own truth; positions interpolated to their own size stay as they are."""
     pixels = pictures(trial)
@@ -159,7 +159,7 @@ def larger_pictures_are_right(
         )
 
 
-@check
+@check(graphs=True)
 def padded_pictures(trial: Trial) -> Observation:
     """Pictures on a larger ground, which pixel_mask hides, give what they give without: in a row beside larger ones."""
     pixels, mask = pictures(trial), trial.inputs.get("pixel_mask")

@@ -21,7 +21,7 @@ from proofbook.subject.checkpoint import Loaded, load_model
 SHARDS = 3
 
 
-@check
+@check(graphs=True)
 def loads(trial: Trial) -> Observation:
     """from_pretrained fills every parameter from the checkpoint: none missing, unexpected or of another shape."""
     loaded = trial.loaded

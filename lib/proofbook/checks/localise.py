@@ -12,6 +12,7 @@ from torch import nn
 from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.outputs import flatten
+from proofbook.runtimes.runtime import Trace
 
 # an error this many times that of the inputs is a module's or an operator's own
 GROWTH = 10.0
@@ -89,6 +90,24 @@ def walk(actual: Execution, expected: Execution) -> list[Step]:
         for (name, call), (ins, outs) in true.items()
         if (name, call) in seen
     ]
+
+
+def walk_graph(trace: Trace) -> list[Step]:
+    """The operations of a graph whose values the target shows, held against torch's own, in their order."""
+    return [
+        Step(
+            " ".join(filter(None, (one.module, one.name))),
+            one.kind,
+            max((_distance(_only(trace.seen, name), _only(trace.expected, name)) for name in one.reads), default=0.0),
+            _distance(_only(trace.seen, one.name), _only(trace.expected, one.name)),
+        )
+        for one in trace.operations
+        if one.name in trace.seen
+    ]
+
+
+def _only(values: Mapping[str, torch.Tensor], name: str) -> Tensors:
+    return {"": values[name]} if name in values else {}
 
 
 def operators(actual: Execution, expected: Execution, within: Step) -> list[Step]:

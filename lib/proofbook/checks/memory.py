@@ -17,7 +17,7 @@ from proofbook.runtimes.modes import OperatorMode
 WARM, COUNTED = 1, 3
 
 
-@check
+@check(graphs=True)
 def memory_does_not_grow(trial: Trial) -> Observation:
     """No call leaves more tensors behind than the one before: nothing is kept without end."""
     placed = trial.session.place(trial.inputs)

@@ -27,7 +27,7 @@ DECODED = 3
 BITS = 16
 
 
-@check
+@check(graphs=True)
 def padding_changes_nothing(trial: Trial) -> Observation:
     """Each row, padded beside longer ones on each side that the model supports, gives what it gives alone, unpadded."""
     text = PaddedText(trial)
@@ -76,7 +76,7 @@ def padded_rows_are_rows_alone(
                 agree({name: part}, {name: alone[name][0]}, tolerance, noise)
 
 
-@check
+@check(graphs=True)
 def masked_content(trial: Trial) -> Observation:
     """What stands under a mask bit of 0, each bit by itself, changes nothing elsewhere."""
     text = PaddedText(trial)

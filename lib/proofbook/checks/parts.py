@@ -13,7 +13,7 @@ from proofbook.subject.draw import library_blocks
 from proofbook.subject.parts import build_part, part_inputs
 from proofbook.subject.processors import align, build_processor
 from proofbook.subject.shrink import tiny_config
-from proofbook.subject.tasks.task import Encoded
+from proofbook.subject.tasks.task import Encoded, Row
 
 # what can be asked of any module, be it no model with a checkpoint, a configuration and an answer of its own
 ASKED = (
@@ -58,8 +58,7 @@ class PartTrial(Trial):
         module: Any = build_part(self.spec, self.part, self.config, self.seed)
         return Loaded(module.to(getattr(torch, self.target.dtype)), (), (), ())
 
-    @cached_property
-    def encoded(self) -> Encoded:
-        """The batch as the part takes it."""
-        made = self.task.encode(self.subject, self.rows)
+    def encode(self, rows: list[Row]) -> Encoded:
+        """Raw examples as the part takes them."""
+        made = self.task.encode(self.subject, rows)
         return replace(made, inputs=part_inputs(self.part, self.config, made.inputs), module="")

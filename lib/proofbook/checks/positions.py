@@ -207,7 +207,7 @@ def _eager(trial: Trial) -> Iterator[tuple[Decoder, list[Call]]]:
     model = copy.deepcopy(trial.model)
     model.set_attn_implementation("eager")
     other = copy.copy(trial)
-    for kept in ("session", "decoder"):
+    for kept in ("prepared", "decoder"):
         vars(other).pop(kept, None)
     other.loaded = replace(trial.loaded, model=model)
     decoder = other.decoder

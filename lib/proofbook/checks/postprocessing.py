@@ -29,7 +29,7 @@ _DIGITS = 1e-6
 Size = tuple[int, int]
 
 
-@check
+@check(graphs=True)
 def detections(trial: Trial) -> Observation:
     """Boxes found are the model's own in pixels of the picture, with the best of its scores; a threshold cuts them."""
     restore = _method(trial, "object_detection", "logits", "pred_boxes")
@@ -86,7 +86,7 @@ def _rule(logits: Tensor, queries: Tensor, found: Any) -> tuple[str, Tensor]:
     return nearest, rules[nearest]
 
 
-@check
+@check(graphs=True)
 def semantic_maps(trial: Trial) -> Observation:
     """Maps of labels have the size asked for, and each pixel the label of its best score, or one as good."""
     by_query = "class_queries_logits" in trial.outputs
@@ -129,7 +129,7 @@ def _best_and_chosen(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return best, torch.where(inside, chosen, torch.nan)
 
 
-@check
+@check(graphs=True)
 def instance_maps(trial: Trial) -> Observation:
     """Each segment lies within a mask of the model's that has its label and score; maps have the size asked for."""
     restore = _method(trial, "instance_segmentation", "class_queries_logits", "masks_queries_logits")
@@ -163,7 +163,7 @@ def instance_maps(trial: Trial) -> Observation:
     )
 
 
-@check
+@check(graphs=True)
 def depth_maps(trial: Trial) -> Observation:
     """Depths have the size asked for, and are the model's own, interpolated; without a size they are as they were."""
     restore = _method(trial, "depth_estimation", "predicted_depth")
@@ -191,7 +191,7 @@ def _interpolated(trial: Trial, row: int, actual: Tensor, depths: Tensor, size: 
     return compare(name, actual, true, trial.tolerance, floor)
 
 
-@check
+@check(graphs=True)
 def prompted_masks(trial: Trial) -> Observation:
     """Masks under a prompt are the model's own, freed of the padding, in the size of the picture; cut at 0 or not."""
     restore = _method(trial, "masks", "pred_masks")

@@ -32,7 +32,7 @@ from proofbook.subject.tasks.task import Row
 MIXTURES = ((0, 1, 2), (0, 1), (1, 2))
 
 
-@check
+@check(graphs=True)
 def text_alone(trial: Trial) -> Observation:
     """Prompts that nothing is seen beside give float64 truth."""
     composer = Composer.of(trial)
@@ -51,7 +51,7 @@ def text_alone(trial: Trial) -> Observation:
     return Observation.of(_beside_truth(trial, inputs), "1 in each output")
 
 
-@check
+@check(graphs=True)
 def several_pictures(trial: Trial) -> Observation:
     """Prompts with two pictures each give float64 truth, and another answer where the two change places."""
     composer = _of_pictures(trial)
@@ -64,7 +64,7 @@ def several_pictures(trial: Trial) -> Observation:
     return _with(found, [f"the order of the pictures changes nothing in {', '.join(same)}"] if same else [])
 
 
-@check
+@check(graphs=True)
 def mixed_batch(trial: Trial) -> Observation:
     """A row gives the same alone and beside rows with more pictures than its own, or with none."""
     composer = Composer.of(trial)
@@ -83,7 +83,7 @@ def mixed_batch(trial: Trial) -> Observation:
     return replace(seen, evidence=known)
 
 
-@check
+@check(graphs=True)
 def exchanged_pictures(trial: Trial) -> Observation:
     """Rows in another order give outputs in that order; two rows that exchange what they see change, others don't."""
     composer = Composer.of(trial)

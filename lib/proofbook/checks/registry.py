@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.localise import Execution
+from proofbook.runtimes import Refused
 from proofbook.verdict import Blocked, Verdict
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
 
 # in the order in which a notebook asks them; each is a module of this package
 FAMILIES = (
-    *("loading", "forward", "calling", "accuracy", "attention", "precision", "signal", "batching", "padding"),
-    *("encoding", "causality", "caching", "positions", "images", "backbone", "postprocessing", "towers"),
+    *("loading", "conversion", "forward", "calling", "accuracy", "attention", "precision", "signal", "batching"),
+    *("padding", "encoding", "causality", "caching", "positions", "images", "backbone", "postprocessing", "towers"),
     *("gradients", "export", "memory", "generation", "prompts", "sound", "codecs", "speaking", "answers", "timing"),
 )
 
 Executions = Callable[[], tuple[Execution, Execution]]
+Function = Callable[["Trial"], "Observation"]
 
 
 class NotApplicable(Exception):
@@ -74,6 +76,8 @@ class Check(Question):
     """A registered check."""
 
     function: Callable[["Trial"], Observation]
+    # whether it asks forward calls alone, which a target that runs a graph of the model has as well
+    graphs: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,30 @@ class Finding:
 _register: dict[str, Check] = {}
 
 
-def check(function: Callable[["Trial"], Observation]) -> Callable[["Trial"], Observation]:
+@overload
+def check(function: Function) -> Function: ...
+
+
+@overload
+def check(*, graphs: bool) -> Callable[[Function], Function]: ...
+
+
+def check(function: Function | None = None, *, graphs: bool = False) -> Function | Callable[[Function], Function]:
     """Register a check: named by its function, described by the first line of its docstring, of its module's family.
 
     The function returns an :class:`Observation`, or raises :class:`NotApplicable` or
     :class:`~proofbook.verdict.Blocked`; any other exception is the verdict ``error``.
+
+    Args:
+        graphs: whether it asks only what a forward call gives (``trial.run`` and its like), so that it is asked as
+            well of targets that run a graph of the model and not the module of torch.
     """
+    if function is None:
+        return lambda function: _registered(function, graphs)
+    return _registered(function, graphs)
+
+
+def _registered(function: Function, graphs: bool) -> Function:
     name = function.__name__.replace("_", "-")
     family = function.__module__.rpartition(".")[2]
     description = (function.__doc__ or "").strip().partition("\n")[0]
@@ -111,7 +133,7 @@ def check(function: Callable[["Trial"], Observation]) -> Callable[["Trial"], Obs
         raise ValueError(f"check {name}: has no docstring to describe it")
     if name in _register:
         raise ValueError(f"check {name}: registered twice, in {_register[name].family} and {family}")
-    _register[name] = Check(name, family, description, function)
+    _register[name] = Check(name, family, description, function, graphs)
     return function
 
 
@@ -144,6 +166,8 @@ def examine(check: Check, trial: "Trial") -> Finding:
     """Ask one check of a trial; whatever happens becomes a finding."""
     start = time.perf_counter()
     try:
+        if not check.graphs:
+            trial.require_module()
         seen = check.function(trial)
     except Exception as error:  # whatever a model raises is its verdict
         return raised(check, error, time.perf_counter() - start)
@@ -180,6 +204,8 @@ def raised(question: Question, error: Exception, seconds: float) -> Finding:
             return Finding(question, Verdict.SKIP, seconds, detail=str(error))
         case Blocked():
             return Finding(question, Verdict.BLOCKED, seconds, observed=error.name, detail=str(error))
+        case Refused():
+            return Finding(question, Verdict.ERROR, seconds, observed=error.cause, detail=str(error))
     cause = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     kept = vars(error).get("evidence", {})

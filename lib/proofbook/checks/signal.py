@@ -26,7 +26,7 @@ from proofbook.environments import here
 NOTHING = 1.0
 
 
-@check
+@check(graphs=True)
 def inputs_matter(trial: Trial) -> Observation:
     """Changing one position, mask bit or patch of each input moves outputs elsewhere, far beyond the tolerance."""
     only_drawn(trial)

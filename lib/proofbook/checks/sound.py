@@ -155,7 +155,7 @@ def padding_lies_behind_the_samples(extractor: Any, sounds: list[Tensor], tolera
         agree({f"padding of row {row}": rest}, {f"padding of row {row}": padding}, tolerance)
 
 
-@check
+@check(graphs=True)
 def padded_sound(trial: Trial) -> Observation:
     """A recording alone, without padding, gives on its own frames what it gives beside longer ones."""
     extractor = _hearing(trial)

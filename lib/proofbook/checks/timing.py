@@ -5,7 +5,7 @@ from proofbook.checks.registry import Observation, check
 from proofbook.checks.trial import Trial
 
 
-@check
+@check(graphs=True)
 def timed_outputs(trial: Trial) -> Observation:
     """After the timed calls a call still gives the outputs that were checked: nothing was timed that is not right."""
     checked = trial.outputs

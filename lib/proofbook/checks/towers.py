@@ -118,7 +118,7 @@ def likeness_scale(model: Any) -> tuple[float, float] | None:
     return None
 
 
-@check
+@check(graphs=True)
 def one_beside_many(trial: Trial) -> Observation:
     """One picture with many texts, and one text with many pictures, are as like as in the whole batch."""
     towers = _Towers(trial)

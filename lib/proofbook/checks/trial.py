@@ -1,6 +1,7 @@
 """What a check is given: one model, made ready on one target, with its inputs, its outputs and their truth."""
 
 import hashlib
+import inspect
 import math
 import tempfile
 import time
@@ -21,6 +22,7 @@ from proofbook.checks.decoding import Decoder
 from proofbook.checks.goal import Goal, Gradients
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
+from proofbook.checks.registry import NotApplicable
 from proofbook.checks.truth import (
     CALL_SEED,
     Truth,
@@ -34,7 +36,7 @@ from proofbook.checks.truths import Truths
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb, reset_peak
-from proofbook.runtimes import Session, runtime_of
+from proofbook.runtimes import Refused, Runtime, Session, runtime_of
 from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, load_processor
 from proofbook.subject.tasks import task_named
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
@@ -88,10 +90,41 @@ class Trial:
         load_model(self.spec, self.folder, getattr(torch, self.target.dtype))
         return time.perf_counter() - start
 
-    @cached_property
+    @property
     def session(self) -> Session:
-        """The model made ready on the target."""
-        return runtime_of(self.target).prepare(self._called(self.loaded.model), self.target)
+        """The model made ready on the target.
+
+        Raises:
+            NotApplicable: the target's runtime refused the model, which is for the check `prepared` to say.
+        """
+        if isinstance(self.prepared, Refused):
+            raise NotApplicable(f"{self.target.runtime} has no graph of it: {self.prepared.cause}")
+        return self.prepared
+
+    @cached_property
+    def prepared(self) -> Session | Refused:
+        """The model made ready on the target, or why its runtime does not take it."""
+        try:
+            return self.runtime.prepare(self._called(self.loaded.model), self.examples, self.target)
+        except Refused as refusal:
+            return refusal
+
+    @property
+    def runtime(self) -> Runtime:
+        """How the target executes models."""
+        return runtime_of(self.target.runtime)
+
+    @property
+    def examples(self) -> list[dict[str, Any]]:
+        """The batch, and its first row encoded alone: sizes in which they differ are those that users vary."""
+        if self.runtime.runs_module:
+            return [self.inputs]
+        return [self.inputs, self.encode(self.rows[:1]).inputs]
+
+    def require_module(self) -> None:
+        """Raises NotApplicable where the target does not run the module of torch itself."""
+        if not self.runtime.runs_module:
+            raise NotApplicable(f"asks the module of torch, of which {self.target.runtime} runs a graph")
 
     @property
     def tolerance(self) -> Tolerance:
@@ -132,7 +165,15 @@ class Trial:
     @cached_property
     def encoded(self) -> Encoded:
         """The batch as the model takes it."""
-        return self.task.encode(self.subject, self.rows)
+        return self.encode(self.rows)
+
+    def encode(self, rows: list[Row]) -> Encoded:
+        """Raw examples as the model takes them: for a graph without a cache, an object of Python that none returns."""
+        made = self.task.encode(self.subject, rows)
+        forward = self.model.get_submodule(made.module).forward
+        if self.runtime.runs_module or "use_cache" not in inspect.signature(forward).parameters:
+            return made
+        return replace(made, inputs={**made.inputs, "use_cache": False})
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -294,9 +335,13 @@ class Trial:
 
     def run_module(self, module: nn.Module, inputs: Mapping[str, Any] | None = None) -> dict[str, torch.Tensor]:
         """Call any module on the target that takes these inputs, or the batch."""
-        session = runtime_of(self.target).prepare(module, self.target)
+        inputs = self.inputs if inputs is None else inputs
+        session = self.runtime.prepare(module, [inputs], self.target)
         torch.manual_seed(CALL_SEED)
-        return session.run(self.inputs if inputs is None else inputs)
+        try:
+            return session.run(inputs)
+        finally:
+            session.release()
 
     def reload(self, dtype: str = "", attention: str | None = None) -> Any:
         """Another model of the checkpoint: in the target's dtype or another, with an implementation of attention."""

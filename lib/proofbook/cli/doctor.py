@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 import proofbook
-from proofbook.batch.machine import DeviceState, available_bytes, cores, default_jobs, devices
+from proofbook.batch.machine import DeviceState, available_bytes, cores, default_jobs, devices, lack
 from proofbook.catalog import Catalog, Model, load_catalog
 from proofbook.catalog.environments import load_environments
 from proofbook.cli.console import console, root, table
@@ -92,7 +92,7 @@ def diagnose() -> Diagnosis:
         versions={name: _installed(name) for name in PACKAGES},
         devices=states,
         targets={
-            target.name: Usable(usable=states[target.device].available, why=states[target.device].detail)
+            target.name: Usable(usable=not lack(target), why=lack(target) or states[target.device].detail)
             for target in catalog.targets.values()
         },
         environments=environments(),

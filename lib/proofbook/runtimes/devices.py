@@ -1,7 +1,6 @@
-"""Which devices this machine has, found by using each one. ``python -m proofbook.runtimes.devices`` prints JSON."""
+"""Which devices this machine has, found by using each one."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -19,11 +18,12 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Device:
-    """One device: whether it computes, its name or what is missing, and how many units of it there are."""
+    """One device: whether it computes, its name or what is missing, how many units there are, what it would take."""
 
     available: bool
     detail: str
     count: int = 0
+    remedy: str = ""
 
 
 def torch_device(name: str) -> torch.device:
@@ -39,22 +39,22 @@ def require_device(name: str) -> torch.device:
     """
     device = detect(name)
     if not device.available:
-        raise Blocked(name, device.detail, _REMEDIES.get(name, ""))
+        raise Blocked(name, device.detail, device.remedy)
     return torch_device(name)
 
 
 def detect(name: str) -> Device:
     """Try one device: a product of matrices computed on it must equal the CPU's."""
-    absent = _absence(name)
+    absent, remedy = _absence(name), _REMEDIES.get(name, "")
     if absent:
-        return Device(False, absent)
+        return Device(False, absent, remedy=remedy)
     device = torch_device(name)
     try:
         a = torch.arange(64.0).reshape(8, 8)
         if not torch.equal((a.to(device) @ a.to(device)).cpu(), a @ a):
-            return Device(False, f"the product of two 8×8 matrices on {device} is wrong")
+            return Device(False, f"the product of two 8×8 matrices on {device} is wrong", remedy=remedy)
     except Exception as error:  # each backend raises its own
-        return Device(False, f"using {device} raised {type(error).__name__}: {error}")
+        return Device(False, f"using {device} raised {type(error).__name__}: {error}", remedy=remedy)
     return Device(True, _description(name), _count(name))
 
 
@@ -113,11 +113,3 @@ def _count(name: str) -> int:
     if name in ("cpu", "mps"):
         return 1
     return int(getattr(torch, torch_device(name).type).device_count())
-
-
-if __name__ == "__main__":
-    answer = {
-        name: {**asdict(device), "remedy": "" if device.available else _REMEDIES.get(name, "")}
-        for name, device in detect_all().items()
-    }
-    print(json.dumps(answer))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,13 +12,16 @@ from proofbook.catalog import Target
 from proofbook.runtimes.devices import require_device, synchronize
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.outputs import flatten
-from proofbook.runtimes.runtime import Placement
+from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
 
 class EagerRuntime:
     """Runs the module as it is."""
 
-    def prepare(self, model: nn.Module, target: Target) -> "EagerSession":
+    needs: ClassVar[tuple[str, ...]] = ()
+    runs_module: ClassVar[bool] = True
+
+    def prepare(self, model: nn.Module, examples: Sequence[Mapping[str, Any]], target: Target) -> "EagerSession":
         """Move the model to the target's device; it is expected in the target's dtype."""
         device = require_device(target.device)
         return EagerSession(model.to(device), device, getattr(torch, target.dtype))
@@ -31,6 +34,7 @@ class EagerSession:
         self.model = model
         self.device = device
         self.dtype = dtype
+        self.prepare_s: dict[str, float] = {}
 
     def place(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         def move(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,11 +51,23 @@ class EagerSession:
         outputs = flatten(self.call(self.place(inputs)))
         return {name: tensor.cpu() for name, tensor in outputs.items()}
 
-    def placement(self, inputs: Mapping[str, Any]) -> Placement:
+    def proof(self, inputs: Mapping[str, Any]) -> Proof:
         placed = self.place(inputs)
         with _Watch() as watch:
             self.call(placed)
-        return Placement(dict(watch.elements))
+        where = self.device.type
+        away = {place: count for (place, _), count in watch.elements.items() if place not in (where, "meta")}
+        fallbacks = tuple(Fallback(f"computed on {place}", f"{count} elements") for place, count in away.items())
+        return Proof(dict(watch.elements), "elements", where, fallbacks)
+
+    def stages(self, inputs: Mapping[str, Any]) -> dict[str, Tensors]:
+        return {"torch": self.run(inputs)}
+
+    def trace(self, inputs: Mapping[str, Any]) -> None:
+        return None
+
+    def release(self) -> None:
+        return None
 
     def synchronize(self) -> None:
         synchronize(self.device)

@@ -1,6 +1,7 @@
 """Whether the installed libraries are what an entry needs. Imports nothing heavy."""
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from packaging.requirements import Requirement
@@ -32,12 +33,17 @@ def missing_package(error: ImportError) -> str | None:
 
 
 def check_needs(spec: Model) -> None:
-    """Hold each of the entry's ``needs`` against what is installed.
+    """Hold each of the entry's ``needs`` against what is installed. Raises Blocked, as :func:`require`."""
+    require(spec.needs)
+
+
+def require(needs: Iterable[str]) -> None:
+    """Hold requirements against what is installed.
 
     Raises:
-        Blocked: the first that is not met, by its name as the entry writes it.
+        Blocked: the first that is not met, by its name as it is written.
     """
-    for need in spec.needs:
+    for need in needs:
         requirement = Requirement(need)
         try:
             installed = version(requirement.name)

@@ -18,10 +18,11 @@ from proofbook.checks.trial import Trial
 from proofbook.checks.truths import Truths
 from proofbook.environments import own_name
 from proofbook.reproduce import NoReproduction, reproduce
+from proofbook.runtimes import Refused
 from proofbook.subject.full_size import full_parameters
 from proofbook.subject.variants import with_variant
 from proofbook.verdict import Verdict, overall
-from proofbook.workbook.divergence import show_divergence
+from proofbook.workbook.divergence import show_divergence, show_graph_divergence
 from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
 from proofbook.workbook.known_faults import judged
 from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, reproduction_name, rerun_command
@@ -190,12 +191,25 @@ class Case(Trial):
     @_step
     def show_divergence(self) -> Html:
         """Where the error comes from, when a comparison failed: the first module that adds one of its own."""
+        if not self.runtime.runs_module:
+            return self._show_graph_divergence()
         failed = next((one for one in self._failed if one.executions), None)
         if failed is None or failed.executions is None:
             said = "No comparison of two executions failed."
             return Html(f"<p>{said}</p>", said)
         actual, expected = failed.executions()
         return show_divergence(failed.check.name, actual, expected, self.tolerance)
+
+    def _show_graph_divergence(self) -> Html:
+        """The same of a graph, whose modules are none: its operations, as far as the runtime shows their values."""
+        failed = next((one for one in self._failed if one.comparisons), None)
+        trace = self.session.trace(self.inputs) if failed else None
+        if failed is None or trace is None:
+            said = (
+                "No comparison failed." if failed is None else f"{self.target.runtime} shows no values within a graph."
+            )
+            return Html(f"<p>{said}</p>", said)
+        return show_graph_divergence(failed.check.name, trace, self.tolerance)
 
     def show_reproduction(self) -> Html:
         """A script in plain transformers that fails as the case did, written to the working directory."""
@@ -291,7 +305,7 @@ class Case(Trial):
             load_s=observed.get("load_s"),
             **(latency_columns(latency, encoded.work, self.task.unit) if latency and encoded else {}),
             **(measured_columns(measured) if measured else {}),
-            peak_mb=self.peak_mb if "session" in observed else None,
+            peak_mb=self.peak_mb if "prepared" in observed and not isinstance(self.prepared, Refused) else None,
             parameters=sum(one.numel() for one in loaded.model.parameters()) if loaded else None,
             parameters_full=full_parameters(self.spec) if loaded else None,
             seed=self.seed,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from proofbook.catalog import Tolerance
-from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk
+from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk, walk_graph
+from proofbook.runtimes.runtime import Trace
 from proofbook.workbook.html import Html, code, facts, figure, folded, table
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ def show_divergence(check: str, actual: Execution, expected: Execution, toleranc
     return shown + folded(f"{len(steps)} calls of modules", _table("module", steps))
 
 
+def show_graph_divergence(check: str, trace: Trace, tolerance: Tolerance) -> Html:
+    """The values within a graph on its target beside torch's own, in figures and as a plot."""
+    steps = walk_graph(trace)
+    eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
+    first = first_divergence(steps, tolerance.largest * eps) or first_divergence(steps, tolerance.smallest * eps)
+    most = steepest(steps, tolerance.smallest * eps)
+    found = facts(
+        [
+            ("of the check", code(check)),
+            ("first operation to diverge", _told(first) if first else "none by itself"),
+            ("operation that adds most", _told(most) if most else "none"),
+        ]
+    )
+    return found + figure(_drawn(steps, first)) + folded(f"{len(steps)} operations", _table("operation", steps))
+
+
 def _told(step: Step) -> str:
     kind = "" if step.kind == "operator" else f" ({step.kind})"
     return f"{step.name or 'the model'}{kind}: inputs off by {step.inputs:.2g}, outputs by {step.outputs:.2g}"
@@ -63,6 +80,6 @@ def _drawn(steps: Sequence[Step], first: Step | None) -> "Figure":
         at = steps.index(first)
         axes.axvline(at, color="#d55e00", linewidth=1)
         axes.annotate(first.name or "the model", (at, errors[at]), color="#d55e00", fontsize=8)
-    axes.set(xlabel="calls of modules, in the order of their return", ylabel="relative RMSE of outputs")
+    axes.set(xlabel="calls, in the order of their return", ylabel="relative RMSE of outputs")
     plt.close(drawing)
     return drawing

@@ -1,0 +1,143 @@
+"""A model as one graph of torch.export, its inputs and outputs flat tables of tensors."""
+
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import config
+from torch.utils._pytree import tree_flatten_with_path, tree_map_only, tree_unflatten
+
+from proofbook.runtimes.outputs import attached
+from proofbook.runtimes.runtime import Tensors
+
+Sizes = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A graph of torch.export, and how it is called.
+
+    ``example`` are the inputs that it was made with; ``sizes`` says of each input its sizes, None where one is open;
+    ``outputs`` are the paths of what it returns.
+    """
+
+    exported: torch.export.ExportedProgram
+    example: Tensors
+    sizes: Mapping[str, Sizes]
+    outputs: tuple[str, ...]
+
+    def takes(self, tensors: Tensors) -> bool:
+        """Whether inputs are of the kinds and sizes that the graph is for."""
+        return list(tensors) == list(self.example) and all(
+            one.dtype is self.example[name].dtype
+            and len(one.shape) == len(self.sizes[name])
+            and all(size in (None, here) for size, here in zip(self.sizes[name], one.shape, strict=True))
+            for name, one in tensors.items()
+        )
+
+    def run(self, tensors: Tensors) -> Tensors:
+        """The outputs as torch computes them."""
+        with torch.no_grad():
+            return dict(self.exported.module()(dict(tensors)))
+
+
+def tensors_of(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Every tensor in a call's arguments, by its path: a graph reads nothing else."""
+    return {_path(path): leaf for path, leaf in tree_flatten_with_path(dict(inputs))[0] if isinstance(leaf, Tensor)}
+
+
+def export(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> Program:
+    """The graph of a model by the tensors in its inputs, its other arguments being fixed, and without a cache.
+
+    Args:
+        model: the module, on its device.
+        examples: inputs; it is traced with the first, and sizes in which others of its rank differ from it stay open.
+    """
+    first = examples[0]
+    tensors = tensors_of(first)
+    others = [tensors_of(one) for one in examples[1:]]
+    sizes = {name: _open(name, one, others) for name, one in tensors.items()}
+    dims = {
+        name: {dim: torch.export.Dim.DYNAMIC for dim, size in enumerate(shape) if size is None}
+        for name, shape in sizes.items()
+    }
+    exported = traced(model, first, dims)
+    return Program(exported, tensors, sizes, _names(exported))
+
+
+def traced(
+    model: nn.Module, inputs: Mapping[str, Any], dims: Mapping[str, Any] | None = None
+) -> torch.export.ExportedProgram:
+    """What torch.export makes of a model: a graph by one argument, the tensors in its inputs by their paths."""
+    tensors = tensors_of(inputs)
+    shapes = (dict(dims),) if dims else None
+    with torch.no_grad(), quiet(), without_traces():
+        return torch.export.export(Flat(model, inputs).eval(), (tensors,), dynamic_shapes=shapes, strict=False)
+
+
+def _names(exported: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The paths of the outputs of a program of a :class:`Flat` model."""
+    table: dict[str, Any] = tree_unflatten([None] * exported.call_spec.out_spec.num_leaves, exported.call_spec.out_spec)
+    return tuple(table)
+
+
+def _open(name: str, tensor: Tensor, others: Sequence[Tensors]) -> Sizes:
+    """The sizes of an input, None where another example's differs; a size of one can't stay open."""
+    same_rank = [other[name].shape for other in others if name in other and other[name].dim() == tensor.dim()]
+    return tuple(
+        None if size > 1 and any(shape[dim] != size for shape in same_rank) else size
+        for dim, size in enumerate(tensor.shape)
+    )
+
+
+class Flat(nn.Module):
+    """A model of flat tables of tensors, in and out, whose other arguments are fixed."""
+
+    def __init__(self, model: nn.Module, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.given = dict(given)
+        if "use_cache" in inspect.signature(model.forward).parameters:
+            self.given["use_cache"] = False  # a cache is an object of Python, which no graph returns
+
+    def forward(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        values = iter(tensors.values())
+        return attached(self.model(**tree_map_only(Tensor, lambda _: next(values), self.given)))
+
+
+def _path(path: Sequence[Any]) -> str:
+    return ".".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters log, print and warn of what stops them, with the whole graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def without_traces() -> Iterator[None]:
+    """The exporter notes for every operator the lines of Python that called it, a third of its time; nobody reads
+    them here."""
+    if not hasattr(config, "do_not_emit_stack_traces"):  # of older releases
+        yield
+        return
+    before, config.do_not_emit_stack_traces = config.do_not_emit_stack_traces, True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
