@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output, writes
 
-from proofbook.batch.ledger import CASES_FILE, CHECKS_FILE, Ledger, LedgerOpen, Result, current_ledger, read_ledger
+from proofbook.batch.ledger import (
+    CASES_FILE,
+    CHECKS_FILE,
+    SWEEPS_FILE,
+    Ledger,
+    LedgerOpen,
+    Result,
+    current_ledger,
+    read_ledger,
+)
 from proofbook.batch.plan import Plan, PlannedCase, make_plan
 from proofbook.catalog import load_catalog
 from proofbook.verdict import Verdict
@@ -128,7 +137,7 @@ def test_whatever_a_notebook_holds_the_ledger_closes_without_a_pass(
 
 def test_the_tables_have_the_same_columns_with_and_without_values(tmp_path: Path, plan: Plan) -> None:
     read_ledger(tmp_path).write(tmp_path)
-    empty = {name: pq.read_schema(tmp_path / name) for name in (CASES_FILE, CHECKS_FILE)}
+    empty = {name: pq.read_schema(tmp_path / name) for name in (CASES_FILE, CHECKS_FILE, SWEEPS_FILE)}
     case = plan.cases[0]
     row = record(case, p50_ms=1.5, throughput=math.inf, versions={"torch": "2"}, parameters=7)
     write(tmp_path, case, row)

@@ -32,6 +32,7 @@ def test_a_notebook_says_what_its_parameters_are(category: Category) -> None:
         "checks",
         "run",
         "variant",
+        "sweep",
     ]
     assert all("  # " in line for line in lines)
     assert not any(cell.get("outputs") for cell in notebook.cells)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from proofbook.batch import store as stores
-from proofbook.batch.ledger import CASES_FILE, CHECKS_FILE
+from proofbook.batch.ledger import CASES_FILE, CHECKS_FILE, SWEEPS_FILE
 from proofbook.batch.plan import make_plan
 from proofbook.batch.run import BadFolder
 from proofbook.batch.store import Store, StoreFailed, open_run
@@ -22,7 +22,7 @@ from synthetic_workbook import write_workbook
 
 Call = Callable[..., tuple[int, str]]
 RUN = ("run", "--target", "cpu", "--jobs", 1, "--cold")
-NAMES = {"plan.json", "events.jsonl", CASES_FILE, CHECKS_FILE}
+NAMES = {"plan.json", "events.jsonl", CASES_FILE, CHECKS_FILE, SWEEPS_FILE}
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from proofbook.batch.plan import PlannedCase, plan_case
 from proofbook.catalog import Catalog, Weights
 from proofbook.environments import interpreter, kernel_name, made
 from proofbook.files import write_atomic
+from proofbook.measure.grid import parse_grid
 
 
 class BadCase(ValueError):
@@ -25,11 +26,12 @@ def find_case(
     folder: Path | None = None,
     environment: str | None = None,
     variant: str | None = None,
+    sweep: str | None = None,
 ) -> PlannedCase:
     """The case that a person means: a model, or the path of an executed notebook. What is given wins over the path's.
 
     Raises:
-        BadCase: the path is no notebook of a case.
+        BadCase: the path is no notebook of a case, or ``sweep`` is not written as one.
         Blocked: this machine does not have the environment.
         UnknownName: the catalog lacks the model or the target.
     """
@@ -46,7 +48,12 @@ def find_case(
     seed = known.get("seed", 0) if seed is None else seed
     environment = environment or known.get("environment")
     variant = known.get("variant", "") if variant is None else variant
-    case = plan_case(model, chosen, weights, seed, folder=at, environment=environment, variant=variant)
+    sweep = known.get("sweep", "") if sweep is None else sweep
+    try:
+        parse_grid(sweep)
+    except ValueError as wrong:
+        raise BadCase(str(wrong)) from None
+    case = plan_case(model, chosen, weights, seed, folder=at, environment=environment, variant=variant, sweep=sweep)
     interpreter(case.environment)
     return case
 

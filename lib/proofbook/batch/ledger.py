@@ -1,4 +1,4 @@
-"""The ledger: one row a planned case and one a check, made from the plan and the executed notebooks alone.
+"""The ledger: one row a planned case, one a check, one a point of a sweep, by plan and executed notebooks alone.
 
 Its tables say of which state of those files they were made, so that who only looks need not read every notebook again.
 """
@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,16 @@ from proofbook.batch.plan import PLAN_FILE, Plan, PlannedCase
 from proofbook.files import write_atomic
 from proofbook.verdict import Verdict
 from proofbook.workbook import scraps
-from proofbook.workbook.records import CaseRecord, CheckRecord, Record
+from proofbook.workbook.records import CaseRecord, CheckRecord, Record, SweepRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CASES_FILE, CHECKS_FILE = "ledger/cases.parquet", "ledger/checks.parquet"
+CASES_FILE, CHECKS_FILE, SWEEPS_FILE = "ledger/cases.parquet", "ledger/checks.parquet", "ledger/sweeps.parquet"
 # the key of a notebook's metadata under which the engine says how an execution ended that did not end well
 METADATA = "proofbook"
 _Row = TypeVar("_Row", bound=Record)
+_OfCase = TypeVar("_OfCase", CheckRecord, SweepRecord)
 # the key of a table's metadata under which the state stands of the files that it was made from
 _STATE = b"proofbook"
 
@@ -43,6 +44,7 @@ class Result:
 
     case: CaseRecord
     checks: tuple[CheckRecord, ...] = ()
+    sweep: tuple[SweepRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Ledger:
     def checks(self) -> tuple[CheckRecord, ...]:
         """One row a recorded check."""
         return tuple(check for result in self.results for check in result.checks)
+
+    @property
+    def sweeps(self) -> tuple[SweepRecord, ...]:
+        """One row a point of a sweep."""
+        return tuple(point for result in self.results for point in result.sweep)
 
     @cached_property
     def totals(self) -> Counter[Verdict]:
@@ -102,9 +109,10 @@ class Ledger:
         return any(case.verdict.fell_short for case in self.cases) or bool(self.blocked_targets())
 
     def write(self, folder: Path) -> None:
-        """Write both tables into a run's folder, over whatever is there."""
+        """Write the tables into a run's folder, over whatever is there."""
         write_atomic(folder / CASES_FILE, _parquet(CaseRecord, self.cases, self.state))
         write_atomic(folder / CHECKS_FILE, _parquet(CheckRecord, self.checks, self.state))
+        write_atomic(folder / SWEEPS_FILE, _parquet(SweepRecord, self.sweeps, self.state))
 
 
 def read_ledger(folder: Path) -> Ledger:
@@ -134,10 +142,17 @@ def current_ledger(folder: Path) -> Ledger:
 def _read_tables(folder: Path, plan: Plan) -> Ledger:
     state = _state(folder, plan)
     cases = _rows(CaseRecord, folder / CASES_FILE, state)
-    checks: dict[str, list[CheckRecord]] = {case.case: [] for case in cases}
-    for check in _rows(CheckRecord, folder / CHECKS_FILE, state):
-        checks[check.case].append(check)
-    return Ledger(plan, tuple(Result(case, tuple(checks[case.case])) for case in cases), state)
+    checks = _by_case(_rows(CheckRecord, folder / CHECKS_FILE, state))
+    sweeps = _by_case(_rows(SweepRecord, folder / SWEEPS_FILE, state))
+    results = (Result(case, tuple(checks[case.case]), tuple(sweeps[case.case])) for case in cases)
+    return Ledger(plan, tuple(results), state)
+
+
+def _by_case(rows: Iterable[_OfCase]) -> defaultdict[str, list[_OfCase]]:
+    found: defaultdict[str, list[_OfCase]] = defaultdict(list)
+    for row in rows:
+        found[row.case].append(row)
+    return found
 
 
 def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
@@ -174,7 +189,7 @@ def read_result(folder: Path, run: str, planned: PlannedCase) -> Result:
             "reason": reason,
         }
     )
-    return Result(row, found.checks)
+    return Result(row, found.checks, found.sweep)
 
 
 def is_readable(path: Path) -> bool:

@@ -262,6 +262,7 @@ def parameters(case: PlannedCase, run: str = "") -> dict[str, Any]:
         "seed": case.seed,
         "run": run,
         "variant": case.variant,
+        "sweep": case.sweep,
     }
     return {name: value for name, value in chosen.items() if value not in (None, "")}
 

@@ -13,6 +13,7 @@ from proofbook.catalog import Catalog, Category, Model, Timings, UnknownName, We
 from proofbook.catalog.environments import CURRENT
 from proofbook.environments import chosen_for, made, own_name
 from proofbook.files import write_atomic
+from proofbook.measure.grid import parse_grid
 from proofbook.workbook.records import case_id, notebook_path, rerun_command
 
 PLAN_FILE = "plan.json"
@@ -43,6 +44,8 @@ class PlannedCase(_Frozen):
     environment: str = CURRENT
     # the switches of the tiny configuration that are set otherwise
     variant: str = ""
+    # at which sizes of batches and lengths calls are timed beside its own
+    sweep: str = ""
     # the folder of the weights where they are local and not the model's own
     folder: str | None = None
     seed: int
@@ -120,6 +123,7 @@ def make_plan(
     memory_limit: float | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     timings: Timings | None = None,
+    sweep: str = "",
 ) -> Plan:
     """Plan the cases of a suite, of models or of categories, on every target given.
 
@@ -127,12 +131,16 @@ def make_plan(
     ``categories`` select from the models of ``params/models/``; with none of the three, the suite is
     :data:`DEFAULT_SUITE`. ``weights`` and ``timings`` replace what the suite says.
     A case runs in ``environment``, else in the one that this machine has for what its model needs. ``variants`` of a
-    model, by its name, are further cases of its tiny weights.
+    model, by its name, are further cases of its tiny weights. ``sweep`` is for every case.
 
     Raises:
         UnknownName: a model, category, target or suite that the catalog doesn't have.
-        BadPlan: the selection is empty, or ``folder`` does not fit it.
+        BadPlan: the selection is empty, ``folder`` does not fit it, or ``sweep`` is not written as one.
     """
+    try:
+        parse_grid(sweep)
+    except ValueError as wrong:
+        raise BadPlan(str(wrong)) from None
     if not (suite or models or categories):
         suite = DEFAULT_SUITE
     for name in categories:
@@ -153,7 +161,9 @@ def make_plan(
     # asked once a model, as it is read from what is installed
     places = {name: environment or chosen_for(model.needs) for (name, _), model in selected.items()}
     cases = [
-        plan_case(model, catalog.target(target).name, own, seed, limit, folder, places[name], variant, memory_limit)
+        plan_case(
+            model, catalog.target(target).name, own, seed, limit, folder, places[name], variant, memory_limit, sweep
+        )
         for target in dict.fromkeys(targets)
         for (name, own), model in selected.items()
         for variant in ("", *((variants or {}).get(name, ()) if own is Weights.TINY else ()))
@@ -194,12 +204,13 @@ def plan_case(
     environment: str | None = None,
     variant: str = "",
     memory_limit: float | None = None,
+    sweep: str = "",
 ) -> PlannedCase:
     """One case of a plan, in an environment, or in the one that this machine has for what the model needs."""
     environment = environment or chosen_for(model.needs)
     case = case_id(model.name, target, weights, environment, variant)
     at = str(folder.resolve()) if folder else None
-    rerun = rerun_command(model.name, target, weights, seed, environment, variant)
+    rerun = rerun_command(model.name, target, weights, seed, environment, variant, sweep)
     return PlannedCase(
         case=case,
         model=model.name,
@@ -210,6 +221,7 @@ def plan_case(
         weights=weights,
         environment=environment,
         variant=variant,
+        sweep=sweep,
         folder=at,
         seed=seed,
         time_limit=time_limit,

@@ -35,7 +35,7 @@ _VARIABLES = (
     *("ATEN_", "BLIS_", "CUBLAS_", "CUDA_", "CUDNN_", "DNNL_", "HF_", "HIP_", "KMP_", "MKL_", "NVIDIA_", "OMP_"),
     *("ONEDNN_", "OPENBLAS_", "PYTORCH_", "TORCH", "TRANSFORMERS_", "XPU_", "ZE_"),
 )
-_PARAMETERS = {"model", "target", "weights", "environment", "variant", "seed"}
+_PARAMETERS = {"model", "target", "weights", "environment", "variant", "sweep", "seed"}
 
 
 class Keys:

@@ -47,6 +47,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder of the checkpoint, for
 EnvironmentName = Annotated[
     str | None, typer.Option(help="Environment of every case; by default the one that its model needs.")
 ]
+SWEEP = "Time calls at these sizes as well: batch=1,2,8;length=16,64"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -91,6 +92,7 @@ def run(
         Timings | None,
         typer.Option(help="Time calls beside other cases, or alone, while these wait; beside, or as the suite says."),
     ] = None,
+    sweep: Annotated[str, typer.Option(help=f"{SWEEP}; none by default.")] = "",
     changed: Annotated[
         bool,
         typer.Option("--changed", help="Run only what has changed; bring over what earlier runs found for the rest."),
@@ -142,6 +144,7 @@ def run(
         time_limit=time_limit,
         timings=timings,
         memory_limit=memory_limit,
+        sweep=sweep,
         shard=shard,
         out=out,
     )
@@ -189,13 +192,14 @@ def debug(
     variant: Annotated[
         str | None, typer.Option(help="Switches of the tiny configuration: NAME=VALUE;…; the notebook's, or none.")
     ] = None,
+    sweep: Annotated[str | None, typer.Option(help=f"{SWEEP}; the notebook's, or none.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights and inputs; the notebook's, or 0.")] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser; without, the address is only printed.")] = True,
 ) -> None:
     """Open a case's notebook in JupyterLab, its parameters set, in the same environment as in a run."""
     from proofbook.cli.debugging import debug_case
 
-    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser, environment, variant))
+    raise typer.Exit(debug_case(case, target, weights, folder, seed, browser, environment, variant, sweep))
 
 
 @app.command()

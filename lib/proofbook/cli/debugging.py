@@ -31,6 +31,7 @@ def debug_case(
     browser: bool,
     environment: str | None = None,
     variant: str | None = None,
+    sweep: str | None = None,
 ) -> int:
     """Write the case's notebook, open JupyterLab on it and stay until it ends; the exit status."""
     workbook = root()
@@ -45,6 +46,7 @@ def debug_case(
             folder=folder,
             environment=environment,
             variant=variant,
+            sweep=sweep,
         )
     except Blocked as missing:  # the environment
         raise WrongUsage(str(missing)) from None

@@ -49,6 +49,7 @@ class Selection:
     time_limit: float | None
     timings: Timings | None
     memory_limit: float | None
+    sweep: str
     shard: str | None
     # a folder or a URL
     out: str | None
@@ -94,6 +95,7 @@ def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
         "time_limit": wanted.time_limit,
         "timings": wanted.timings,
         "memory_limit": wanted.memory_limit,
+        "sweep": wanted.sweep,
     }
     plan = make_plan(catalog, **chosen)
     if wanted.variants:

@@ -79,8 +79,8 @@ def time_calls(
     first = WallClock(synchronize).ms(call) / 1000
     clock = clock_for(device, synchronize, call)
     times: list[float] = []
-    deadline = perf_counter() + budget_s
     warming = WarmUp(0, None)
+    deadline = perf_counter() + budget_s
     with uncollected():
         while (left := most - (len(times) - warming.calls)) > 0:
             for _ in range(left):
@@ -93,8 +93,7 @@ def time_calls(
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No collection of garbage in the middle of a call, which is not the model's time; one before."""
-    gc.collect()
+    """No collection of garbage in the middle of a call, which is not the model's time."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -47,6 +47,8 @@ def sweep(
 ) -> list[Point]:
     """Time forward calls at every point of a grid. A point that can't be had, or that the model refuses, says why.
 
+    Where rows have no length that could be another, batches are timed at their own.
+
     Args:
         task, subject, rows: of the case.
         prepare: gives a session that takes inputs of that size.
@@ -54,23 +56,34 @@ def sweep(
         budget_s: seconds a point.
     """
     own = task.encode(subject, list(rows))
-    return [
-        _timed(task, subject, rows, own, prepare, batch or len(rows), length, budget_s) for batch, length in grid.points
-    ]
+    fixed = no_length(rows) if grid.lengths else ""
+    sizes = Grid(grid.batches).points if fixed else grid.points
+    found = [_timed(task, subject, rows, own, prepare, batch or len(rows), length, budget_s) for batch, length in sizes]
+    return found + [Point(len(rows), length, reason=fixed) for length in grid.lengths if fixed]
+
+
+def no_length(rows: Sequence[Row]) -> str:
+    """Why rows can't be made of another length: they are not of text alone; an empty text where they can."""
+    beside = ("labels", "images", "video", "audio", "words", "boxes", "table", "markup", "points")
+    has = sorted(
+        {name for row in rows for name in beside if getattr(row, name) is not None and len(getattr(row, name))}
+    )
+    if has or any(row.text is None for row in rows):
+        return f"a length is one of text alone, and its rows hold {', '.join(has) or 'no text'}"
+    return ""
 
 
 def sized(task: Task, subject: Subject, rows: Sequence[Row], own: Encoded, batch: int, length: int | None) -> Encoded:
     """The inputs of a batch of so many rows, of so many tokens each.
 
-    Rows are the task's own, in turns. For a length, each text is repeated until it has as many tokens, and cut there;
-    what a decoder beside it reads stays as it is.
+    Rows are the task's own, in turns. For a length they are of text alone (:func:`no_length`): each text is repeated
+    until it has as many tokens, and cut there; what a decoder beside it reads stays as it is.
 
     Args:
         own: the task's own batch.
 
     Raises:
-        NoPoint: the task's rows are not of text alone, its configuration has fewer positions, or its processor makes
-            inputs of another size.
+        NoPoint: the task's configuration has fewer positions, or its processor makes inputs of another size.
     """
     chosen = list(islice(cycle(rows), batch))
     found = task.encode(subject, chosen) if length is None else _long(task, subject, chosen, length)
@@ -105,8 +118,6 @@ def _timed(
 
 
 def _long(task: Task, subject: Subject, rows: Sequence[Row], length: int) -> Encoded:
-    if any(row.text is None or row != Row(text=row.text, pair=row.pair) for row in rows):
-        raise NoPoint("a length is that of text, and its rows are not of text alone")
     last = getattr(subject.config.get_text_config(), "max_position_embeddings", None)
     if last is not None and length > last:
         raise NoPoint(f"its configuration has positions for {last} tokens")

@@ -17,6 +17,8 @@ from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen
 from proofbook.checks.trial import Trial
 from proofbook.checks.truths import Truths
 from proofbook.environments import own_name
+from proofbook.measure.grid import parse_grid
+from proofbook.measure.sweep import Point, sweep
 from proofbook.reproduce import NoReproduction, reproduce
 from proofbook.runtimes import Refused
 from proofbook.subject.full_size import full_parameters
@@ -25,12 +27,12 @@ from proofbook.verdict import Verdict, overall
 from proofbook.workbook.divergence import show_divergence, show_graph_divergence
 from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
 from proofbook.workbook.known_faults import judged
-from proofbook.workbook.records import CaseRecord, CheckRecord, case_id, reproduction_name, rerun_command
+from proofbook.workbook.records import CaseRecord, CheckRecord, SweepRecord, case_id, reproduction_name, rerun_command
 from proofbook.workbook.scraps import glue
 from proofbook.workbook.showing import show_answers, show_findings, show_rows, show_tensors
-from proofbook.workbook.showing_timings import show_measured
+from proofbook.workbook.showing_timings import show_measured, show_points
 from proofbook.workbook.surroundings import machine, surroundings, versions
-from proofbook.workbook.timings import Measured, latency_columns, measure, measured_columns, sampling_rate
+from proofbook.workbook.timings import Measured, latency_columns, measure, measured_columns, point_record, sampling_rate
 
 P = ParamSpec("P")
 
@@ -84,10 +86,11 @@ class Case(Trial):
         checks: ``all``, or names of checks or families, separated by commas.
         run: the run that this case belongs to; empty by hand.
         variant: switches of the tiny configuration to set otherwise: ``num_key_value_heads=1;attention_bias=true``.
+        sweep: sizes of batches and lengths of texts at which calls are timed as well: ``batch=1,8;length=16,64``.
 
     Raises:
         UnknownName: no such model or target.
-        ValueError: no such weights or checks, or the variant is not written as one.
+        ValueError: no such weights or checks, or variant or sweep is not written as one.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Case(Trial):
         checks: str = "all",
         run: str = "",
         variant: str = "",
+        sweep: str = "",
     ) -> None:
         transformers.utils.logging.disable_progress_bar()  # a bar a load is all that a reader would see
         catalog = load_catalog()
@@ -112,6 +116,7 @@ class Case(Trial):
         self.chosen = chosen(checks)
         self.environment = own_name()
         self.variant = variant
+        self.grid, self.sweep = parse_grid(sweep), sweep
         self.id = case_id(model, target, self.weights, self.environment, variant)
         self.findings: dict[str, Finding] = {}
         # the file name of the script that `show_reproduction` wrote
@@ -121,7 +126,8 @@ class Case(Trial):
     @property
     def rerun(self) -> str:
         """The command that opens this case for debugging."""
-        return rerun_command(self.spec.name, self.target.name, self.weights, self.seed, self.environment, self.variant)
+        coordinates = (self.spec.name, self.target.name, self.weights, self.seed, self.environment)
+        return rerun_command(*coordinates, self.variant, self.sweep)
 
     @property
     def verdict(self) -> Verdict:
@@ -189,6 +195,16 @@ class Case(Trial):
         return measure(self)
 
     @_step
+    def show_sweep(self) -> Html:
+        """Forward calls at the sizes of batches and lengths of texts that the parameter ``sweep`` asks for."""
+        return show_points(self.points, self.task.unit)
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """The points of the sweep that was asked for."""
+        return sweep(self.task, self.subject, self.rows, lambda inputs: self.session, self.grid)
+
+    @_step
     def show_divergence(self) -> Html:
         """Where the error comes from, when a comparison failed: the first module that adds one of its own."""
         if not self.runtime.runs_module:
@@ -252,7 +268,7 @@ class Case(Trial):
         Raises:
             CaseFailed: the case fell short.
         """
-        glue(self.case_record(), self.check_records())
+        glue(self.case_record(), self.check_records(), self.sweep_records())
         if self.verdict.fell_short:
             raise CaseFailed(f"{self.id}: {self.verdict}: {self.reason}\n\nDebug it: {self.rerun}")
         return self.show_verdict()
@@ -296,6 +312,7 @@ class Case(Trial):
             weights=self.weights,
             environment=self.environment,
             variant=self.variant,
+            sweep=self.sweep,
             task=self.spec.task,
             verdict=self.verdict,
             reason=self.reason,
@@ -331,6 +348,10 @@ class Case(Trial):
             )
             for one in self.findings.values()
         ]
+
+    def sweep_records(self) -> list[SweepRecord]:
+        """The rows of the sweep; none where none was made."""
+        return [point_record(self.id, one, self.task.unit) for one in self.__dict__.get("points", ())]
 
     def _repr_html_(self) -> str:
         return self._header().html

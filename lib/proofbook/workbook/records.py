@@ -31,6 +31,25 @@ class CheckRecord(Record):
     detail: str = ""
 
 
+class SweepRecord(Record):
+    """One point of a case's sweep: forward calls at a size of the batch and a length of the text."""
+
+    case: str
+    batch: int
+    # tokens of a row; None for the case's own
+    length: int | None = None
+    # as in the row of the case
+    p50_ms: float | None = None
+    p50_low_ms: float | None = None
+    p50_high_ms: float | None = None
+    calls: int | None = None
+    steady: bool | None = None
+    throughput: float | None = None
+    throughput_unit: str | None = None
+    # why it has no times
+    reason: str = ""
+
+
 class Execution(Record):
     """How a batch executed a case, by its own account, which it leaves in the notebook's metadata.
 
@@ -78,6 +97,8 @@ class CaseRecord(Execution):
     environment: str = CURRENT
     # the switches of the tiny configuration that are set otherwise, as `subject/variants.py` writes them
     variant: str = ""
+    # at which sizes calls were timed beside its own, as `measure/grid.py` reads them
+    sweep: str = ""
     task: str
     verdict: Verdict
     reason: str = ""
@@ -154,9 +175,16 @@ def reproduction_name(case: str) -> str:
 
 
 def rerun_command(
-    model: str, target: str, weights: Weights, seed: int, environment: str = CURRENT, variant: str = ""
+    model: str,
+    target: str,
+    weights: Weights,
+    seed: int,
+    environment: str = CURRENT,
+    variant: str = "",
+    sweep: str = "",
 ) -> str:
     """The exact command that opens the case for debugging."""
     place = "" if environment == CURRENT else f" --environment {environment}"
     switched = f" --variant {shlex.quote(variant)}" if variant else ""
-    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}{place}{switched}"
+    swept = f" --sweep {shlex.quote(sweep)}" if sweep else ""
+    return f"proofbook debug {model} --target {target} --weights {weights} --seed {seed}{place}{switched}{swept}"

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from proofbook.workbook.records import CaseRecord, CheckRecord, Record
+from proofbook.workbook.records import CaseRecord, CheckRecord, Record, SweepRecord
 
-CASE, CHECKS = "proofbook.case", "proofbook.checks"
+CASE, CHECKS, SWEEP = "proofbook.case", "proofbook.checks", "proofbook.sweep"
 MEDIA_TYPE = "application/scrapbook.scrap.json+json"
 
 
@@ -38,12 +38,16 @@ class Scraps:
 
     case: CaseRecord
     checks: tuple[CheckRecord, ...]
+    # of a case that was swept
+    sweep: tuple[SweepRecord, ...] = ()
 
 
-def glue(case: CaseRecord, checks: Sequence[CheckRecord]) -> None:
-    """Glue the records of a case into the notebook that is running."""
+def glue(case: CaseRecord, checks: Sequence[CheckRecord], sweep: Sequence[SweepRecord] = ()) -> None:
+    """Glue the records of a case into the notebook that is running; those of a sweep where there are any."""
     _glue(CASE, _plain(case))
     _glue(CHECKS, [_plain(check) for check in checks])
+    if sweep:
+        _glue(SWEEP, [_plain(point) for point in sweep])
 
 
 def read(path: Path) -> Scraps:
@@ -79,6 +83,7 @@ def scraps_of(notebook: Mapping[str, Any]) -> Scraps:
         return Scraps(
             CaseRecord.model_validate(glued[CASE]),
             tuple(CheckRecord.model_validate(row) for row in glued[CHECKS]),
+            tuple(SweepRecord.model_validate(row) for row in glued.get(SWEEP, ())),
         )
     except (TypeError, ValueError) as error:
         raise NoScraps(f"its scraps are of another shape: {error}") from error
@@ -92,7 +97,7 @@ def _scraps(notebook: Mapping[str, Any]) -> Iterator[Any]:
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             payload = output.get("data", {}).get(MEDIA_TYPE)
-            if payload is not None and payload["name"] in (CASE, CHECKS):
+            if payload is not None and payload["name"] in (CASE, CHECKS, SWEEP):
                 found = _Payload.model_validate(payload)
                 yield registry.decode(Scrap(found.name, found.data, found.encoder))
 

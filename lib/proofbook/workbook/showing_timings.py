@@ -1,9 +1,12 @@
 """How timings look in a notebook: figures with what stands behind them, and each call as a point."""
 
+from collections.abc import Sequence
+
 from proofbook.measure.generation import Generation
 from proofbook.measure.latency import Latency
 from proofbook.measure.statistics import CONFIDENCE, FEWEST_JUDGED, Interval
-from proofbook.workbook.html import Html, facts, figure
+from proofbook.measure.sweep import Point
+from proofbook.workbook.html import Html, escape, facts, figure, table
 from proofbook.workbook.timings import Measured
 
 
@@ -24,6 +27,46 @@ def show_measured(measured: Measured) -> Html:
             ("peak memory", _memory(measured)),
         ]
     ) + _calls(latency)
+
+
+def show_points(points: Sequence[Point], unit: str) -> Html:
+    """The points of a sweep as a table, and as a plot by the batch, a line a length; a skip says why it is one."""
+    if not points:
+        said = "No sweep was asked for; the parameter `sweep` does, as in batch=1,2,8;length=16,64."
+        return Html(f"<p>{escape(said)}</p>", said)
+    head = ("rows", "tokens a row", "median", "calls", f"{unit} a second", "not timed because")
+    shown = table(head, [_point(one) for one in points])
+    timed = [one for one in points if one.latency]
+    return shown + _curves(timed, unit) if len(timed) > 1 else shown
+
+
+def _point(point: Point) -> tuple[object, ...]:
+    length = "its own" if point.length is None else point.length
+    if point.latency is None or point.throughput is None:
+        return (point.batch, length, "", "", "", point.reason)
+    median = _with_interval(point.latency.median_ms, point.latency.interval)
+    return (point.batch, length, median, len(point.latency.calls_ms), number(point.throughput), "")
+
+
+def _curves(points: Sequence[Point], unit: str) -> Html:
+    """Median and throughput by the batch, a line a length; by the length where there is but one batch."""
+    import matplotlib.pyplot as plt
+
+    by_batch = len({one.batch for one in points}) > 1
+    drawing, axes = plt.subplots(1, 2, figsize=(9, 2.4))
+    for name in dict.fromkeys(one.length if by_batch else one.batch for one in points):
+        line = [one for one in points if (one.length if by_batch else one.batch) == name]
+        at = [one.batch if by_batch else one.length for one in line]
+        label = None if name is None else f"{name} {'tokens a row' if by_batch else 'rows'}"
+        times = [one.latency.median_ms for one in line if one.latency]
+        axes[0].plot(at, times, "o-", markersize=4, linewidth=1, label=label)
+        axes[1].plot(at, [one.throughput for one in line], "o-", markersize=4, linewidth=1, label=label)
+    for axis, what in zip(axes, ("ms, median", f"{unit} a second"), strict=True):
+        axis.set(xlabel="rows" if by_batch else "tokens a row", ylabel=what, ylim=(0, None))
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(frameon=False, fontsize=8)
+    plt.close(drawing)
+    return figure(drawing)
 
 
 def number(value: float) -> str:

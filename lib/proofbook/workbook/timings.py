@@ -13,7 +13,9 @@ from proofbook.measure.generation import Generation, NoGeneration, time_generati
 from proofbook.measure.latency import Latency
 from proofbook.measure.memory import peak_device_mb, peak_process_mb
 from proofbook.measure.statistics import Interval
+from proofbook.measure.sweep import Point
 from proofbook.subject.tasks.task import Row
+from proofbook.workbook.records import SweepRecord
 
 # seconds spent on generations at most, behind the first
 GENERATION_BUDGET_S = 0.4
@@ -106,6 +108,15 @@ def measured_columns(measured: Measured) -> dict[str, Any]:
         "peak_process_mb": measured.process_mb,
         "peak_device_mb": measured.device_mb,
     }
+
+
+def point_record(case: str, point: Point, unit: str) -> SweepRecord:
+    """The row of one point of a case's sweep."""
+    if point.latency is None:
+        return SweepRecord(case=case, batch=point.batch, length=point.length, reason=point.reason)
+    found = latency_columns(point.latency, point.work, unit)
+    named = {name: value for name, value in found.items() if name in SweepRecord.model_fields}
+    return SweepRecord(case=case, batch=point.batch, length=point.length, **named)
 
 
 def _interval(name: str, interval: Interval | None) -> dict[str, float | None]:
