@@ -11,8 +11,9 @@ from proofbook.measure.flops import count_flops, peak_flops
 from proofbook.measure.generation import NoGeneration, time_generation
 from proofbook.measure.latency import MAX_CALLS, MIN_CALLS, Latency, time_calls
 from proofbook.measure.memory import peak_device_mb, peak_process_mb, reset_peak
-from proofbook.measure.speedup import speedup
+from proofbook.measure.speedup import Speedup, speedup
 from proofbook.runtimes.eager import EagerSession
+from proofbook.workbook.case import Case
 
 CPU = torch.device("cpu")
 
@@ -148,3 +149,25 @@ def test_memory_is_that_of_the_process_where_the_device_counts_none() -> None:
     reset_peak(CPU)
     assert peak_device_mb(CPU) is None
     assert peak_process_mb() > 50
+
+
+def test_eager_torch_has_nothing_to_be_compared_with_and_other_runtimes_have_eager_torch() -> None:
+    case = Case("bert")
+    case.check("loading")
+    assert case.measured.speedup == "it is eager torch itself"
+    assert case.case_record().speedup is None
+    assert "it is eager torch itself" in repr(case.show_timings())
+
+
+@pytest.mark.slow
+def test_a_graph_is_compared_with_eager_torch_and_says_what_making_it_took() -> None:
+    pytest.importorskip("onnxruntime")
+    case = Case("bert", target="onnxruntime-cpu", sweep="batch=2;length=20")
+    case.check("loading")
+    assert isinstance(case.measured.speedup, Speedup)
+    record = case.case_record()
+    assert record.speedup is not None and record.speedup_low is not None and record.speedup_high is not None
+    assert record.speedup_low <= record.speedup <= record.speedup_high
+    assert set(record.prepare_s) >= {"export", "convert"}
+    assert "does not generate" in str(case.measured.generation)
+    assert [point.reason for point in case.points] == [""]

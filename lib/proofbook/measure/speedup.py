@@ -3,12 +3,28 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from proofbook.measure.clock import WallClock, clock_for
 from proofbook.measure.latency import MAX_CALLS, MIN_CALLS, uncollected
 from proofbook.measure.statistics import Ratio, paired_ratio, warm_up
-from proofbook.runtimes import Session
+
+
+class Timed(Protocol):
+    """What of a :class:`~proofbook.runtimes.Session` calls are timed by."""
+
+    device: torch.device
+
+    def place(self, inputs: Mapping[str, Any]) -> Any:
+        """Inputs as it takes them."""
+
+    def call(self, placed: Any) -> Any:
+        """One call, not waiting for the device."""
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +37,7 @@ class Speedup:
     clock: str
 
 
-def speedup(session: Session, other: Session, inputs: Mapping[str, Any], budget_s: float) -> Speedup:
+def speedup(session: Timed, other: Timed, inputs: Mapping[str, Any], budget_s: float) -> Speedup:
     """Time calls of two sessions in turns, in this process: above 1, ``session`` is the faster one.
 
     A pair is a call of each, one right after the other; which goes first changes from pair to pair, so that neither
@@ -53,7 +69,7 @@ def speedup(session: Session, other: Session, inputs: Mapping[str, Any], budget_
     return Speedup(paired_ratio(against, own), own, against, clocks[0].name)
 
 
-def _call(session: Session, inputs: Mapping[str, Any]) -> Any:
+def _call(session: Timed, inputs: Mapping[str, Any]) -> Any:
     placed = session.place(inputs)
     return lambda: session.call(placed)
 

@@ -1,9 +1,8 @@
 """How fast a model is by the size of its batch and the length of its text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import Any
 
 import torch
 
@@ -41,7 +40,8 @@ def sweep(
     task: Task,
     subject: Subject,
     rows: Sequence[Row],
-    prepare: Callable[[Mapping[str, Any]], Session],
+    own: Encoded,
+    session: Session,
     grid: Grid,
     budget_s: float = POINT_BUDGET_S,
 ) -> list[Point]:
@@ -51,14 +51,26 @@ def sweep(
 
     Args:
         task, subject, rows: of the case.
-        prepare: gives a session that takes inputs of that size.
+        own: the case's own batch.
+        session: what is timed; a runtime that makes something for each size makes it before the timed calls.
         grid: the points.
         budget_s: seconds a point.
     """
-    own = task.encode(subject, list(rows))
     fixed = no_length(rows) if grid.lengths else ""
+
+    def timed(batch: int, length: int | None) -> Point:
+        try:
+            encoded = sized(task, subject, rows, own, batch, length)
+            placed = session.place(encoded.inputs)
+            latency = time_calls(lambda: session.call(placed), session.synchronize, budget_s, session.device)
+        except NoPoint as reason:
+            return Point(batch, length, reason=str(reason))
+        except Exception as refusal:  # of the processor, the model or the runtime: each size stands for itself
+            return Point(batch, length, reason=f"{type(refusal).__name__}: {refusal}"[:300])
+        return Point(batch, length, latency, encoded.work)
+
     sizes = Grid(grid.batches).points if fixed else grid.points
-    found = [_timed(task, subject, rows, own, prepare, batch or len(rows), length, budget_s) for batch, length in sizes]
+    found = [timed(batch or len(rows), length) for batch, length in sizes]
     return found + [Point(len(rows), length, reason=fixed) for length in grid.lengths if fixed]
 
 
@@ -80,7 +92,7 @@ def sized(task: Task, subject: Subject, rows: Sequence[Row], own: Encoded, batch
     until it has as many tokens, and cut there; what a decoder beside it reads stays as it is.
 
     Args:
-        own: the task's own batch.
+        own: the case's own batch; its arguments other than tensors are kept.
 
     Raises:
         NoPoint: the task's configuration has fewer positions, or its processor makes inputs of another size.
@@ -92,29 +104,8 @@ def sized(task: Task, subject: Subject, rows: Sequence[Row], own: Encoded, batch
         grows = isinstance(before, torch.Tensor) and before.dim() and len(before) == len(rows)
         if grows and len(tensor) != batch:
             raise NoPoint(f"{name} has {len(tensor)} rows, not {batch}")
-    return found
-
-
-def _timed(
-    task: Task,
-    subject: Subject,
-    rows: Sequence[Row],
-    own: Encoded,
-    prepare: Callable[[Mapping[str, Any]], Session],
-    batch: int,
-    length: int | None,
-    budget_s: float,
-) -> Point:
-    try:
-        encoded = sized(task, subject, rows, own, batch, length)
-        session = prepare(encoded.inputs)
-        placed = session.place(encoded.inputs)
-        latency = time_calls(lambda: session.call(placed), session.synchronize, budget_s, session.device)
-    except NoPoint as reason:
-        return Point(batch, length, reason=str(reason))
-    except Exception as refusal:  # of the processor, or of the model: each size stands for itself
-        return Point(batch, length, reason=f"{type(refusal).__name__}: {refusal}"[:300])
-    return Point(batch, length, latency, encoded.work)
+    beside = {name: value for name, value in own.inputs.items() if not isinstance(value, torch.Tensor)}
+    return replace(found, inputs={**beside, **found.inputs})
 
 
 def _long(task: Task, subject: Subject, rows: Sequence[Row], length: int) -> Encoded:

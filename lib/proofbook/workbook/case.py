@@ -202,7 +202,7 @@ class Case(Trial):
     @cached_property
     def points(self) -> list[Point]:
         """The points of the sweep that was asked for."""
-        return sweep(self.task, self.subject, self.rows, lambda inputs: self.session, self.grid)
+        return sweep(self.task, self.subject, self.rows, self.encoded, self.session, self.grid)
 
     @_step
     def show_divergence(self) -> Html:

@@ -106,6 +106,8 @@ class CaseRecord(Execution):
     failed: int = 0
     seconds: float | None = None
     load_s: float | None = None
+    # what the runtime took to make it ready, by step: `export`, `convert`, `compile`
+    prepare_s: dict[str, float] = {}
     first_s: float | None = None
     # the median of calls, with its confidence interval (95%)
     p50_ms: float | None = None
@@ -132,6 +134,10 @@ class CaseRecord(Execution):
     token_low_ms: float | None = None
     token_high_ms: float | None = None
     tokens_per_s: float | None = None
+    # how many times as long eager torch takes for a call, on the same device and in turns, with its interval (95%)
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
     # floating-point operations (10^9): of one call, of the device a second at most, and the share of that in calls
     gflop: float | None = None
     peak_gflops: float | None = None

@@ -1,9 +1,10 @@
 """How timings look in a notebook: figures with what stands behind them, and each call as a point."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from proofbook.measure.generation import Generation
 from proofbook.measure.latency import Latency
+from proofbook.measure.speedup import Speedup
 from proofbook.measure.statistics import CONFIDENCE, FEWEST_JUDGED, Interval
 from proofbook.measure.sweep import Point
 from proofbook.workbook.html import Html, escape, facts, figure, table
@@ -16,11 +17,13 @@ def show_measured(measured: Measured) -> Html:
     return facts(
         [
             ("load", f"{measured.load_s:.3f} s"),
+            *([("making it ready", _prepared(measured.prepare_s))] if measured.prepare_s else []),
             ("first call", f"{latency.first_s:.3f} s"),
             ("median", _with_interval(latency.median_ms, latency.interval)),
             ("p90 / p99", f"{_percentile(latency, 90)} / {_percentile(latency, 99)}"),
             ("timed", _timed(latency)),
             ("throughput", f"{number(measured.throughput)} {measured.unit} a second"),
+            ("beside eager torch", _faster(measured.speedup)),
             *_written(measured.generation),
             *([("audio", f"{number(measured.audio_rate)} s a second")] if measured.audio_rate else []),
             ("operations", _operations(measured)),
@@ -93,6 +96,18 @@ def _timed(latency: Latency) -> str:
     }
     warming = len(latency.warming_ms)
     return f"{len(latency.calls_ms)} calls by {latency.clock}, behind {warming} to warm up{told[latency.steady]}"
+
+
+def _prepared(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{step} {took:.3g} s" for step, took in seconds.items())
+
+
+def _faster(speedup: Speedup | str) -> str:
+    if isinstance(speedup, str):
+        return speedup
+    ratio, bounds = speedup.ratio, speedup.ratio.interval
+    within = f" ({CONFIDENCE:.0%} confidence: {bounds.low:.3g} to {bounds.high:.3g})" if bounds else ""
+    return f"{ratio.median:.3g} times as fast{within}, by {ratio.pairs} pairs of calls in turns"
 
 
 def _written(generation: Generation | str) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """How fast and how big a case is: all that is measured of it, and the columns of the ledger that hold it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,15 @@ from proofbook.measure.flops import count_flops, peak_flops
 from proofbook.measure.generation import Generation, NoGeneration, time_generation
 from proofbook.measure.latency import Latency
 from proofbook.measure.memory import peak_device_mb, peak_process_mb
+from proofbook.measure.speedup import Speedup, speedup
 from proofbook.measure.statistics import Interval
 from proofbook.measure.sweep import Point
+from proofbook.runtimes.eager import EagerRuntime
 from proofbook.subject.tasks.task import Row
 from proofbook.workbook.records import SweepRecord
 
-# seconds spent on generations at most, behind the first
-GENERATION_BUDGET_S = 0.4
+# seconds spent on generations at most, behind the first, and on calls in turns with eager torch
+GENERATION_BUDGET_S, SPEEDUP_BUDGET_S = 0.4, 0.5
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class Measured:
     work: float
     unit: str
     load_s: float
+    # seconds, by step
+    prepare_s: Mapping[str, float]
     generation: Generation | str
+    # over eager torch on the same device
+    speedup: Speedup | str
     # of one call; None where the counter found nothing that it counts
     flops: int | None
     # a second, of the device
@@ -68,7 +74,9 @@ def measure(trial: Trial) -> Measured:
         work=trial.encoded.work,
         unit=trial.task.unit,
         load_s=trial.load_s,
+        prepare_s=dict(session.prepare_s),
         generation=generation,
+        speedup=_speedup(trial),
         flops=count_flops(trial.called, session.place(trial.inputs)) or None,
         peak_flops=peak_flops(session.device, getattr(torch, trial.target.dtype)),
         process_mb=peak_process_mb(),
@@ -97,7 +105,13 @@ def latency_columns(latency: Latency, work: float, unit: str) -> dict[str, Any]:
 def measured_columns(measured: Measured) -> dict[str, Any]:
     """The columns that hold all the rest."""
     written = measured.generation if isinstance(measured.generation, Generation) else None
+    faster = measured.speedup if isinstance(measured.speedup, Speedup) else None
+    bounds = faster.ratio.interval if faster else None
     return {
+        "prepare_s": dict(measured.prepare_s),
+        "speedup": faster.ratio.median if faster else None,
+        "speedup_low": bounds.low if bounds else None,
+        "speedup_high": bounds.high if bounds else None,
         "audio_rate": measured.audio_rate,
         **_quantile("first_token", written.first_token if written else None),
         **_quantile("token", written.token if written else None),
@@ -128,7 +142,18 @@ def _quantile(name: str, found: tuple[float, Interval | None] | None) -> dict[st
     return {f"{name}_ms": found[0], **_interval(name, found[1])} if found else {}
 
 
+def _speedup(trial: Trial) -> Speedup | str:
+    if trial.target.runtime == "eager":
+        return "it is eager torch itself"
+    # whoever calls the module may have changed it; a graph leaves it as it is
+    model = trial.reload() if trial.runtime.runs_module else trial.model
+    other = EagerRuntime().prepare(model.get_submodule(trial.encoded.module), [trial.inputs], trial.target)
+    return speedup(trial.session, other, trial.inputs, SPEEDUP_BUDGET_S)
+
+
 def _generation(trial: Trial) -> Generation | str:
+    if not trial.runtime.runs_module:
+        return f"{trial.target.runtime} runs a graph of forward calls, which does not generate"
     try:
         synchronize = trial.session.synchronize
         return time_generation(trial.model, trial.answer, synchronize, len(trial.rows), GENERATION_BUDGET_S)
