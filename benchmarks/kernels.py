@@ -149,12 +149,13 @@ def in_parallel(
 def pss(jobs: int, parents: Parents | None) -> float:
     """MB of a kernel that has imported everything, with as many of its like beside it: its proportional share of pages.
 
-    Warm kernels bear their parent's as well, in equal parts.
+    With it counts all that belongs to it: the keeper of a cold one, and in equal parts the parent of warm ones.
     """
     with ExitStack() as stack:
-        processes = [stack.enter_context(imported(parents)) for _ in range(jobs)]
-        warm = {psutil.Process(pid).ppid() for pid in processes} - {os.getpid()}
-        return sum(map(_pss, [*processes, *warm])) / jobs / 1e6
+        kernels = [psutil.Process(stack.enter_context(imported(parents))) for _ in range(jobs)]
+        processes = {*kernels, *(below for kernel in kernels for below in kernel.children(recursive=True))}
+        warm = {kernel.parent() for kernel in kernels} - {psutil.Process()}
+        return sum(_pss(process.pid) for process in processes | warm) / jobs / 1e6
 
 
 @contextmanager

@@ -205,6 +205,10 @@ def test_no_process_outlives_its_case(any_run: Run) -> None:
         assert child.status() != psutil.STATUS_ZOMBIE
 
 
+def test_nothing_that_a_run_started_is_still_there(any_run: Run) -> None:
+    assert not [process for process in psutil.process_iter() if _belongs(process, any_run.notes)]
+
+
 def test_a_notebook_names_no_folder_of_this_machine(run: Run) -> None:
     record = json.loads(run.notebook("passes").read_text())["metadata"]["papermill"]
     assert (record["input_path"], record["output_path"]) == ("notebooks/vision.ipynb", "cases/vision/passes@cpu.ipynb")
@@ -234,6 +238,14 @@ def _ended(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def _belongs(process: psutil.Process, notes: Path) -> bool:
+    """Whether a process was started, or is a fork of one that was, with the variables of a run."""
+    try:
+        return process.environ().get("SYNTHETIC_NOTES") == str(notes)
+    except (psutil.Error, OSError):
+        return False
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -14,12 +14,13 @@ import nbformat
 import papermill
 import psutil
 import pytest
+from jupyter_core.utils import run_sync
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 from rich.console import Console
 
 import proofbook
-from proofbook.batch.kernels import PROVISIONER, kernel_environment
+from proofbook.batch.kernels import PROVISIONER, kernel_environment, start_kernel
 from proofbook.batch.parents import REPLACEMENTS, Parents, unavailable
 from proofbook.batch.plan import make_plan
 from proofbook.batch.run import execute_run
@@ -104,6 +105,21 @@ def test_a_kernel_proves_its_scripts_in_forks_of_what_it_was_at_first(execute: E
             print("ModuleNotFoundError" in host.run(Path("ours.py").resolve(), 60))
     """
     assert printed(execute(textwrap.dedent(code))) == ["sound", "True"]
+
+
+def test_a_kernel_that_is_asked_to_leave_does_so_at_once(parents: Parents, tmp_path: Path) -> None:
+    with start_kernel(kernel_environment(1), tmp_path, parents=parents) as kernel:
+        process = kernel.process
+        client = kernel.manager.client()
+        client.start_channels()
+        run_sync(client.wait_for_ready)(timeout=60)
+        client.stop_channels()
+        # jupyter_client gives it half of this, then terminates it, then kills it
+        kernel.manager.shutdown_wait_time = 30
+        began = time.monotonic()
+        run_sync(kernel.manager.shutdown_kernel)()
+        assert process.poll() == 0
+        assert time.monotonic() - began < 10
 
 
 @pytest.mark.slow

@@ -193,6 +193,8 @@ def start_kernel(
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
 
+    from proofbook.batch.client import Client
+
     with tempfile.TemporaryDirectory(prefix="k", dir=scratch_folder(), ignore_cleanup_errors=True) as made:
         scratch = Path(made)
         sockets = str(scratch / "s")
@@ -201,6 +203,7 @@ def start_kernel(
             kernel_name=KERNEL_NAME,
             kernel_spec_manager=_spec_manager(scratch, interpreter, parents),
             connection_file=str(scratch / "connection.json"),
+            client_factory=Client,
             **over,
         )
         variables = {**os.environ, **environment, "IPYTHONDIR": str(scratch / "ipython")}

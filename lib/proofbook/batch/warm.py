@@ -33,8 +33,8 @@ MODULES = (
     *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.zmqshell", "ipykernel.heartbeat"),
     *("matplotlib.pyplot", "matplotlib_inline.backend_inline", "PIL.Image", "scipy.stats", "torch", "transformers"),
     *("transformers.models.auto", "transformers.generation.utils", "transformers.generation.candidate_generator"),
-    # flex attention and the exporter
-    *("torch._dynamo", "torch.export._trace", "torch._export.converter"),
+    # flex attention, which brings in all of inductor even where it is not compiled, and the exporter
+    *("torch._dynamo", "torch._inductor.compile_fx", "torch.export._trace", "torch._export.converter"),
     *("proofbook.workbook.case", "proofbook.runtimes.eager"),
 )
 # files that a process has open once it has spoken with a graphics card, whose driver does not survive a fork

@@ -155,7 +155,11 @@ def _read_yaml(path: Path) -> Any:
         raise ParamsError(f"{path}: not valid YAML: {error}") from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
+# by libyaml where PyYAML was built with it: each kernel reads all of params/, and Python takes ten times as long
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeys(_Loader):  # type: ignore[misc]
     """YAML in which a key that stands twice in one mapping is an error: the first would be lost unseen."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -167,7 +171,8 @@ class _UniqueKeys(yaml.SafeLoader):
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
 
 
 def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:

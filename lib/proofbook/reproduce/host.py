@@ -80,6 +80,8 @@ def keep_host() -> None:
         theirs.close()
         return
     _kept.close()
+    # ipykernel, before it leaves, waits for all of its own group, and that nobody is left to read how they ended
+    os.setpgid(0, 0)
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
