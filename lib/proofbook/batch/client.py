@@ -10,7 +10,7 @@ from jupyter_client.asynchronous import AsyncKernelClient
 REPLY, PUBLISHED = 1.0, 0.2
 
 
-class Client(AsyncKernelClient):
+class Client(AsyncKernelClient):  # type: ignore[misc]
     """A client that takes a kernel for ready as soon as it has answered, and was seen to publish that it is idle again.
 
     jupyter_client then waits for 0.2 s of silence, so as to leave nothing behind that came before. What is published
