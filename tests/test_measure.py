@@ -115,7 +115,7 @@ def test_generation_is_timed_token_by_token_and_rows_do_not_end_early() -> None:
 
 
 def test_what_does_not_generate_says_so() -> None:
-    with pytest.raises(NoGeneration, match=r"Llama.* does not generate"):
+    with pytest.raises(NoGeneration, match=r"Llama.* are not generated"):
         time_generation(llama(), lambda: None, lambda: None, rows=2, budget_s=0.01)
 
 

@@ -170,6 +170,21 @@ def test_timings_are_one_plot_a_category_with_a_dot_for_each_timed_case(results:
     assert links == {case.notebook: 3 for case in timed}  # latency, throughput, the whole case
 
 
+def test_what_generates_and_what_is_faster_than_eager_torch_has_plots_of_that(results: Results) -> None:
+    more = {"token_ms": 1.5, "token_low_ms": 1.25, "token_high_ms": 1.75, "speedup": 2.0, "p50_low_ms": 7.0}
+    other = [
+        Result(result.case.model_copy(update={**more, "p50_ms": 8.0, "p50_high_ms": 9.0}))
+        if result.case.case == "bert@cpu"
+        else result
+        for result in results.ledger.results
+    ]
+    drawn = plots.timings(Results(results.folder, Ledger(results.ledger.plan, tuple(other))))
+    plot = next(plot for plot in drawn if "bert@cpu" in repr(plot))
+    assert "each token after the first" in plot.svg and "as fast as eager torch" in plot.svg
+    assert "bert@cpu: p50 8 ms (7 to 9)" in repr(plot)
+    assert not any("as fast as eager torch" in one.svg for one in drawn if one is not plot)
+
+
 def test_where_cases_differ_the_environment_counts_each_value(results: Results) -> None:
     other = [
         Result(result.case.model_copy(update={"versions": {"torch": "2.6.0"}}), result.checks)

@@ -87,7 +87,7 @@ def time_generation(
                 stack.enter_context(_watched(part, watch))
         answer()
         if not watch.generations:
-            raise NoGeneration(f"{type(model).__name__} does not generate")
+            raise NoGeneration(f"the answers of {type(model).__name__} are not generated")
         (first,) = watch.generations
         deadline = perf_counter() + budget_s
         if first.ended - first.began < budget_s:

@@ -27,6 +27,33 @@ LINEAR_UP_TO = 20
 Value = Callable[[CaseRecord], float | None]
 
 
+Bounds = Callable[[CaseRecord], tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure of each case, and its confidence interval where it has one."""
+
+    title: str
+    value: Value
+    bounds: Bounds = lambda case: (None, None)
+
+
+# those of some cases only
+BESIDE = (
+    Panel(
+        "each token after the first (ms)",
+        lambda case: case.token_ms,
+        lambda case: (case.token_low_ms, case.token_high_ms),
+    ),
+    Panel(
+        "times as fast as eager torch",
+        lambda case: case.speedup,
+        lambda case: (case.speedup_low, case.speedup_high),
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Plot:
     """A displayable SVG, and what to show in its place where there is none."""
@@ -44,7 +71,8 @@ class Plot:
 def timings(results: Results) -> list[Plot]:
     """Latency, throughput and the time of the whole case: a plot for each category and unit of work.
 
-    One row a model, the fastest first; only cases that were timed.
+    Where there are any, the time of a generated token and the speed-up over eager torch stand beside them. A line
+    through a dot is its 95% confidence interval. One row a model, the fastest first; only cases that were timed.
     """
     plots = []
     for category, cases in results.by_category.items():
@@ -56,18 +84,21 @@ def timings(results: Results) -> list[Plot]:
 
 
 def _plot(results: Results, category: Category, unit: str, cases: Sequence[CaseRecord]) -> Plot:
-    panels: list[tuple[str, Value]] = [
-        ("latency, p50 (ms)", lambda case: case.p50_ms),
-        (f"throughput ({unit})", lambda case: case.throughput),
-        ("whole case (s)", lambda case: case.seconds),
+    panels = [
+        Panel("latency, p50 (ms)", lambda case: case.p50_ms, lambda case: (case.p50_low_ms, case.p50_high_ms)),
+        Panel(f"throughput ({unit})", lambda case: case.throughput),
+        Panel("whole case (s)", lambda case: case.seconds),
     ]
+    panels[2:2] = [panel for panel in BESIDE if any(panel.value(case) for case in cases)]
     rows = _fastest_first(cases)
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 9, "font.family": ["DejaVu Sans", "sans-serif"]}):
-        figure = Figure(figsize=(11.5, 1.0 + INCHES_A_ROW * max(len(rows), 2)), layout="constrained")
+        figure = Figure(
+            figsize=(11.5 + 2.5 * (len(panels) - 3), 1.0 + INCHES_A_ROW * max(len(rows), 2)), layout="constrained"
+        )
         axes: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axis, (title, value) in zip(axes, panels, strict=True):
-            _dots(axis, results, cases, rows, value)
-            axis.set_title(title, loc="left", fontsize=9)
+        for axis, panel in zip(axes, panels, strict=True):
+            _dots(axis, results, cases, rows, panel)
+            axis.set_title(panel.title, loc="left", fontsize=9)
             axis.tick_params(length=0, labeltop=len(rows) >= TALL)
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
@@ -76,10 +107,16 @@ def _plot(results: Results, category: Category, unit: str, cases: Sequence[CaseR
         figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    lines = [f"{case.case}: p50 {number(case.p50_ms)} ms" for case in cases]
+    lines = [f"{case.case}: p50 {number(case.p50_ms)} ms{_interval(case)}" for case in cases]
     # without the XML header, which has no place inside a page, nor the indentation, which is a third of it
     svg = re.sub(r"\s*\n\s*", " ", buffer.getvalue())
     return Plot(svg[svg.index("<svg") :], "\n".join(lines))
+
+
+def _interval(case: CaseRecord) -> str:
+    if case.p50_low_ms is None or case.p50_high_ms is None:
+        return ""
+    return f" ({number(case.p50_low_ms)} to {number(case.p50_high_ms)})"
 
 
 def _fastest_first(cases: Iterable[CaseRecord]) -> list[str]:
@@ -90,13 +127,18 @@ def _fastest_first(cases: Iterable[CaseRecord]) -> list[str]:
     return sorted(best, key=lambda name: best[name])
 
 
-def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Sequence[str], value: Value) -> None:
+def _dots(axis: Axes, results: Results, cases: Sequence[CaseRecord], rows: Sequence[str], panel: Panel) -> None:
     seen: list[float] = []
     places = {row: place for place, row in enumerate(rows)}
     for at, target in enumerate(results.targets):
-        points = [(found, case) for case in cases if case.target == target and (found := value(case))]
+        points = [(found, case) for case in cases if case.target == target and (found := panel.value(case))]
         if not points:
             continue
+        for _, case in points:
+            low, high = panel.bounds(case)
+            if low is not None and high is not None:
+                place = places[Results.row(case)]
+                axis.plot((low, high), (place, place), color=COLOURS[at % len(COLOURS)], linewidth=1, zorder=1)
         dots = axis.scatter(
             [found for found, _ in points],
             [places[Results.row(case)] for _, case in points],

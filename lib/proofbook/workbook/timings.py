@@ -22,6 +22,9 @@ from proofbook.workbook.records import SweepRecord
 # seconds spent on generations at most, behind the first, and on calls in turns with eager torch
 GENERATION_BUDGET_S, SPEEDUP_BUDGET_S = 0.4, 0.5
 
+# what outputs are called that are samples of sound
+_SOUNDS = ("waveform", "audio_values")
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -162,8 +165,8 @@ def _generation(trial: Trial) -> Generation | str:
 
 
 def _audio_rate(trial: Trial, latency: Latency, generation: Generation | str) -> float | None:
-    """Seconds of audio a second: of the sound that is read, or written, by whole generations; else by forward calls,
-    where that is the task's unit. Its inverse is called the real-time factor."""
+    """Seconds of audio a second: of the sound that is read, or written, by whole generations; else by forward calls, of
+    the sound that the task counts or that is among the outputs. Its inverse is called the real-time factor."""
     if isinstance(generation, Generation):
         answers = trial.answers
         if all(isinstance(answer, str) for answer in answers):
@@ -172,7 +175,11 @@ def _audio_rate(trial: Trial, latency: Latency, generation: Generation | str) ->
             seconds = _sounding_s(answers, sampling_rate(trial.config))
         if seconds:
             return seconds / generation.whole_s
-    return latency.throughput(trial.encoded.work) if trial.task.unit == "seconds of audio" else None
+    rate = sampling_rate(trial.config)
+    written = [trial.outputs[name].numel() / rate for name in _SOUNDS if name in trial.outputs] if rate else []
+    if trial.task.unit == "seconds of audio":
+        written = [trial.encoded.work]
+    return latency.throughput(written[0]) if written else None
 
 
 def heard_s(rows: Sequence[Row]) -> float:
