@@ -1,6 +1,7 @@
 """Every check passes on a right model and fails on a fault injected for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.registry import examine, registered
 from proofbook.checks.trial import Trial
+from proofbook.runtimes import Fallback
 from proofbook.verdict import Verdict
 
 CHECKS = {check.name: check for check in registered()}
@@ -131,8 +133,19 @@ def test_ran_on_target_finds_another_device_and_names_it() -> None:
     trial.session.device = torch.device("cuda")  # what runs on the CPU is then a fallback
     trial.session.place = dict  # type: ignore[method-assign]
     assert verdict("ran-on-target", trial) is Verdict.FAIL
-    asked = next(check for check in registered() if check.name == "ran-on-target")
-    assert "computed on cpu" in examine(asked, trial).detail
+    assert "computed on cpu" in examine(CHECKS["ran-on-target"], trial).detail
+
+
+def test_a_fallback_that_the_target_allows_by_name_is_told_with_its_reason() -> None:
+    trial = trial_of("vit")
+    away = Fallback("computed on npu", "3 elements")
+    seen = trial.session.proof(trial.inputs)
+    trial.session.proof = lambda inputs: replace(seen, fallbacks=(away,))  # type: ignore[method-assign]
+    assert verdict("ran-on-target", trial) is Verdict.FAIL
+    trial.target = trial.target.model_copy(update={"allows": {away.kind: "the kernel is to come"}})
+    found = examine(CHECKS["ran-on-target"], trial)
+    assert found.verdict is Verdict.PASS
+    assert "the kernel is to come" in found.detail
 
 
 @pytest.mark.parametrize("model", ["llama", "vit", "bert", "t5", "whisper"])

@@ -15,7 +15,7 @@ from markupsafe import Markup
 import report_run
 from proofbook.batch.ledger import Ledger, Result
 from proofbook.batch.plan import BadPlan, PlannedCase
-from proofbook.report import facts, findings, overview, plots
+from proofbook.report import causes, facts, findings, overview, plots
 from proofbook.report.collect import Results, collect, newest_run
 from proofbook.report.junit import junit_xml
 from proofbook.report.markdown import code, plain, summary_markdown
@@ -281,6 +281,40 @@ def test_markdown_of_a_thousand_failures_is_short_enough_for_a_job_summary(tmp_p
     assert len(plan.cases) > 900
     assert len(written.encode()) < 300_000  # GitHub allows 1 MiB for all steps of a job
     assert f"… and {len(plan.cases) - 200} more" in written
+
+
+def caused(verdict: Verdict, check: str, observed: str | None) -> str:
+    """The cause of a case with one check of its verdict."""
+    run = in_memory("", verdict)
+    told = CheckRecord(
+        case=run.cases[0].case,
+        check=check,
+        family="forward",
+        verdict=verdict,
+        seconds=0.1,
+        observed=observed,
+        allowed=None,
+        detail="ValueError: no",
+    )
+    return causes.cause_of(run.cases[0], [told])
+
+
+def test_why_cases_do_not_pass_is_told_in_words_that_like_cases_share() -> None:
+    refusal = "unsupported operator aten.bincount"
+    for verdict in (Verdict.ERROR, Verdict.XFAIL):
+        assert caused(verdict, "prepared", refusal) == refusal
+    assert caused(Verdict.FAIL, "matches-truth", "3 of the error allowed") == "wrong by matches-truth"
+    assert caused(Verdict.ERROR, "causal", None) == "causal raises"
+    assert caused(Verdict.BLOCKED, "loads", "detectron2") == "missing detectron2"
+
+
+def test_each_targets_causes_stand_under_its_verdicts(results: Results, flawless: Results) -> None:
+    said = repr(causes.by_target(results))
+    assert said.startswith("cpu: ")
+    for cause in ("the time limit", "the kernel died", "not reached"):
+        assert f"1 {cause}" in said
+    assert "What each target takes" in summary_markdown(results)
+    assert repr(causes.by_target(flawless)) == "Every case passed."
 
 
 def test_cells_are_escaped_unless_they_are_markup() -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from proofbook.report.causes import causes, on
 from proofbook.report.collect import Results
 from proofbook.report.facts import recorded_versions
 from proofbook.report.findings import SHORT, by_cause, short_checks
@@ -23,6 +24,8 @@ def summary_markdown(results: Results) -> str:
         _totals(results),
         "## What fell short",
         _failures(results),
+        "## What each target takes",
+        _causes(results),
         "## What was missing",
         _blocked(results),
         *_brought_over(results),
@@ -67,6 +70,20 @@ def _why(results: Results, case: CaseRecord) -> str:
     names = ", ".join(code(check.check) for check in short_checks(results, case)[:5])
     reason = plain(case.reason, 300)
     return f"{reason} ({names})" if names else reason
+
+
+def _causes(results: Results) -> str:
+    columns = [verdict for verdict in TRIAGE if results.totals[verdict]]
+    rows = []
+    for target in results.targets:
+        cases = on(results, target)
+        for cause, own in {"": cases, **causes(results, cases)}.items():
+            counts = Counter(case.verdict for case in own)
+            some = ", ".join(code(case.model) for case in own[:8]) if cause else ""
+            more = f" and {len(own) - 8} more" if cause and len(own) > 8 else ""
+            name = plain(cause, 120) if cause else f"**{plain(target)}**"
+            rows.append([name, str(len(own)), *(str(counts[v] or "") for v in columns), some + more])
+    return table_of(["target, and why not", "cases", *map(label, columns), "which"], rows[:ROWS])
 
 
 def _blocked(results: Results) -> str:
