@@ -250,13 +250,18 @@ def test_keys_do_not_hold_once_a_file_has_changed(small: Path) -> None:
     assert not made.hold()
 
 
-@given(seed=st.integers(0, 3), variant=st.sampled_from(["", "a=1", "a=2"]), target=st.sampled_from(["cpu", "cpu-bf16"]))
-def test_cases_have_the_same_key_exactly_if_they_are_the_same(seed: int, variant: str, target: str) -> None:
+@given(
+    seed=st.integers(0, 3),
+    variant=st.sampled_from(["", "a=1", "a=2"]),
+    target=st.sampled_from(["cpu", "cpu-bf16"]),
+    sweep=st.sampled_from(["", "batch=1,8"]),
+)
+def test_cases_have_the_same_key_exactly_if_they_are_the_same(seed: int, variant: str, target: str, sweep: str) -> None:
     catalog = load_catalog()
     first = plan_case(catalog.model("vit"), "cpu", Weights.TINY, 0)
-    other = plan_case(catalog.model("vit"), target, Weights.TINY, seed, variant=variant)
+    other = plan_case(catalog.model("vit"), target, Weights.TINY, seed, variant=variant, sweep=sweep)
     made = REAL
-    assert (made.of(first) == made.of(other)) == ((seed, variant, target) == (0, "", "cpu"))
+    assert (made.of(first) == made.of(other)) == ((seed, variant, target, sweep) == (0, "", "cpu", ""))
 
 
 def _real() -> Keys:

@@ -35,7 +35,7 @@ def reset_peak(device: torch.device) -> None:
     found = peak_device_bytes(device)
     if found is not None:
         _earlier[device] = max(found, _earlier.get(device, 0))
-        torch.accelerator.reset_peak_memory_stats(device)
+        getattr(torch, device.type).reset_peak_memory_stats(device)
 
 
 def _peak_resident_bytes() -> int:

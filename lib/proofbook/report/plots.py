@@ -13,11 +13,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from proofbook.catalog import Category
 from proofbook.report.collect import Results
 from proofbook.report.markup import number
+from proofbook.workbook.html import COLOURS, MARKERS
 from proofbook.workbook.records import CaseRecord
 
-# Okabe and Ito's palette, told apart by every kind of colour vision; each with a marker of its own as well
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INCHES_A_ROW = 0.18
 # from this many rows on the axis is labelled above as well as below
 TALL = 15

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 from proofbook.verdict import Verdict
 
+# Okabe and Ito's palette, told apart by every kind of colour vision; each with a marker of its own as well
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # a sign beside each word, so that no verdict is told by colour alone
 SIGNS = {
     Verdict.PASS: "✔",

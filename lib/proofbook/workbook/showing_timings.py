@@ -1,13 +1,14 @@
 """How timings look in a notebook: figures with what stands behind them, and each call as a point."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from proofbook.measure.generation import Generation
 from proofbook.measure.latency import Latency
 from proofbook.measure.speedup import Speedup
 from proofbook.measure.statistics import CONFIDENCE, FEWEST_JUDGED, Interval
 from proofbook.measure.sweep import Point
-from proofbook.workbook.html import Html, escape, facts, figure, table
+from proofbook.workbook.html import COLOURS, MARKERS, Html, escape, facts, figure, table
 from proofbook.workbook.timings import Measured
 
 
@@ -56,14 +57,15 @@ def _curves(points: Sequence[Point], unit: str) -> Html:
     import matplotlib.pyplot as plt
 
     by_batch = len({one.batch for one in points}) > 1
-    drawing, axes = plt.subplots(1, 2, figsize=(9, 2.4))
-    for name in dict.fromkeys(one.length if by_batch else one.batch for one in points):
+    drawing, axes = plt.subplots(1, 2, figsize=(9, 2.4), layout="constrained")
+    names = dict.fromkeys(one.length if by_batch else one.batch for one in points)
+    for name, (colour, marker) in zip(names, cycle(zip(COLOURS, MARKERS, strict=True)), strict=False):
         line = [one for one in points if (one.length if by_batch else one.batch) == name]
         at = [one.batch if by_batch else one.length for one in line]
         label = None if name is None else f"{name} {'tokens a row' if by_batch else 'rows'}"
         times = [one.latency.median_ms for one in line if one.latency]
-        axes[0].plot(at, times, "o-", markersize=4, linewidth=1, label=label)
-        axes[1].plot(at, [one.throughput for one in line], "o-", markersize=4, linewidth=1, label=label)
+        for axis, values in zip(axes, (times, [one.throughput for one in line]), strict=True):
+            axis.plot(at, values, marker=marker, color=colour, markersize=4, linewidth=1, label=label)
     for axis, what in zip(axes, ("ms, median", f"{unit} a second"), strict=True):
         axis.set(xlabel="rows" if by_batch else "tokens a row", ylabel=what, ylim=(0, None))
     if axes[0].get_legend_handles_labels()[0]:
@@ -92,7 +94,7 @@ def _timed(latency: Latency) -> str:
     told = {
         True: "",
         False: ", not steady even then",
-        None: f", too few to tell whether steady (of {FEWEST_JUDGED})",
+        None: f", too few to tell whether steady ({FEWEST_JUDGED} would do)",
     }
     warming = len(latency.warming_ms)
     return f"{len(latency.calls_ms)} calls by {latency.clock}, behind {warming} to warm up{told[latency.steady]}"
