@@ -20,10 +20,10 @@ from proofbook.environments import own_name
 from proofbook.measure.grid import parse_grid
 from proofbook.measure.sweep import Point, sweep
 from proofbook.reproduce import NoReproduction, reproduce
-from proofbook.runtimes import Refused
 from proofbook.subject.full_size import full_parameters
 from proofbook.subject.variants import with_variant
 from proofbook.verdict import Verdict, overall
+from proofbook.workbook import rows
 from proofbook.workbook.divergence import show_divergence, show_graph_divergence
 from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
 from proofbook.workbook.known_faults import judged
@@ -31,8 +31,8 @@ from proofbook.workbook.records import CaseRecord, CheckRecord, SweepRecord, cas
 from proofbook.workbook.scraps import glue
 from proofbook.workbook.showing import show_answers, show_findings, show_rows, show_tensors
 from proofbook.workbook.showing_timings import show_measured, show_points
-from proofbook.workbook.surroundings import machine, surroundings, versions
-from proofbook.workbook.timings import Measured, latency_columns, measure, measured_columns, point_record, sampling_rate
+from proofbook.workbook.surroundings import machine, versions
+from proofbook.workbook.timings import Measured, measure, sampling_rate
 
 P = ParamSpec("P")
 
@@ -121,7 +121,8 @@ class Case(Trial):
         self.findings: dict[str, Finding] = {}
         # the file name of the script that `show_reproduction` wrote
         self.reproduction = ""
-        self._start = time.perf_counter()
+        # when it began, by the clock of `time.perf_counter`
+        self.began = time.perf_counter()
 
     @property
     def rerun(self) -> str:
@@ -299,59 +300,15 @@ class Case(Trial):
 
     def case_record(self) -> CaseRecord:
         """The row of this case in the ledger; what was not observed is None."""
-        observed = self.__dict__  # what cached properties have made so far; asking them would make it now
-        latency, measured = observed.get("latency"), observed.get("measured")
-        loaded, encoded = observed.get("loaded"), observed.get("encoded")
-        return CaseRecord(
-            run=self.run_name,
-            case=self.id,
-            model=self.spec.name,
-            model_type=self.spec.model_type,
-            category=self.spec.category,
-            target=self.target.name,
-            weights=self.weights,
-            environment=self.environment,
-            variant=self.variant,
-            sweep=self.sweep,
-            task=self.spec.task,
-            verdict=self.verdict,
-            reason=self.reason,
-            checks=len(self.findings),
-            failed=sum(finding.verdict.fell_short for finding in self.findings.values()),
-            seconds=time.perf_counter() - self._start,
-            load_s=observed.get("load_s"),
-            **(latency_columns(latency, encoded.work, self.task.unit) if latency and encoded else {}),
-            **(measured_columns(measured) if measured else {}),
-            peak_mb=self.peak_mb if "prepared" in observed and not isinstance(self.prepared, Refused) else None,
-            parameters=sum(one.numel() for one in loaded.model.parameters()) if loaded else None,
-            parameters_full=full_parameters(self.spec) if loaded else None,
-            seed=self.seed,
-            input_hash=self.input_hash if encoded else None,
-            rerun=self.rerun,
-            versions=surroundings(self.target.device),
-            reproduction=self.reproduction,
-            trust_remote_code=self.spec.trust_remote_code,
-        )
+        return rows.case_record(self)
 
     def check_records(self) -> list[CheckRecord]:
         """The rows of this case's checks."""
-        return [
-            CheckRecord(
-                case=self.id,
-                check=one.check.name,
-                family=one.check.family,
-                verdict=one.verdict,
-                seconds=one.seconds,
-                observed=one.observed,
-                allowed=one.allowed,
-                detail=one.detail[:2000],
-            )
-            for one in self.findings.values()
-        ]
+        return rows.check_records(self)
 
     def sweep_records(self) -> list[SweepRecord]:
-        """The rows of the sweep; none where none was made."""
-        return [point_record(self.id, one, self.task.unit) for one in self.__dict__.get("points", ())]
+        """The rows of its sweep; none where none was made."""
+        return rows.sweep_records(self)
 
     def _repr_html_(self) -> str:
         return self._header().html
