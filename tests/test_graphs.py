@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from proofbook.catalog import Target, Weights, load_catalog
 from proofbook.checks.registry import examine, registered
@@ -31,8 +31,8 @@ class Kept(Graph):
     def proof(self, tensors: Tensors) -> Proof:
         return Proof({("cpu", "float32"): 1}, "graphs", "cpu")
 
-    def values(self, tensors: Tensors) -> tuple[torch.export.ExportedProgram, Tensors]:
-        return self.program.exported, {}
+    def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors]:
+        return self.program.exported.module(), {}
 
 
 class KeepingRuntime(GraphRuntime):

@@ -16,6 +16,7 @@ from proofbook.runtimes.exporting import Program, export, tensors_of
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.refusals import refused
 from proofbook.runtimes.runtime import Fallback, Operation, Proof, Refused, Tensors, Trace
+from proofbook.verdict import Blocked
 
 # the fallback of a graph that serves its own sizes only
 ANOTHER_GRAPH = "another graph for other sizes"
@@ -39,8 +40,8 @@ class Graph:
         """The outputs of the steps between torch.export and this graph, in their order."""
         return {}
 
-    def values(self, tensors: Tensors) -> tuple[torch.export.ExportedProgram, Tensors] | None:
-        """Values within the graph by the names of nodes, and the program that has these; None where none show."""
+    def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors] | None:
+        """Values within the graph by the names of nodes, and torch's graph that has these; None where none show."""
         return None
 
     def release(self) -> None:
@@ -118,8 +119,8 @@ class GraphSession:
         found = self._for(placed, tensors)[1].values(tensors)
         if found is None:
             return None
-        program, seen = found
-        walked = _Walked(program.module())
+        module, seen = found
+        walked = _Walked(module)
         with torch.no_grad():
             walked.run(dict(tensors))
         return Trace(walked.operations, seen, walked.values)
@@ -183,7 +184,7 @@ def _refusing(stage: str) -> Iterator[None]:
     """Whatever a step raises is a refusal of that stage, unless it says so itself."""
     try:
         yield
-    except Refused:
+    except (Blocked, Refused):
         raise
     except Exception as error:  # each tool raises its own
         raise refused(stage, error) from error

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 
 from proofbook.catalog import Target
-from proofbook.runtimes.exporting import Program, quiet
+from proofbook.runtimes.exporting import Program
 from proofbook.runtimes.graph import Graph, GraphRuntime
+from proofbook.runtimes.onnx import NEEDS, save_onnx
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "rocm": "ROCMExecutionProvider"}
@@ -21,22 +22,13 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "ro
 class OnnxRuntime(GraphRuntime):
     """Converts to ONNX, and runs the file with the execution provider of the target's device."""
 
-    needs: ClassVar[tuple[str, ...]] = ("onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20")
+    needs: ClassVar[tuple[str, ...]] = (*NEEDS, "onnxruntime>=1.20")
 
     def convert(self, program: Program, target: Target) -> "OnnxGraph":
         folder = tempfile.TemporaryDirectory(prefix="proofbook-onnx-")
         path = Path(folder.name) / "model.onnx"
         start = time.perf_counter()
-        with quiet():
-            made = torch.onnx.export(
-                program.exported,
-                (dict(program.example),),
-                dynamo=True,
-                input_names=list(program.example),
-                output_names=list(program.outputs),
-            )
-            assert made is not None  # it is where no file was named
-            made.save(path)
+        save_onnx(program, path)
         converted = time.perf_counter()
         graph = OnnxGraph(folder, path, PROVIDERS[target.device], program.outputs)
         graph.seconds = {"convert": converted - start, "load": time.perf_counter() - converted}
