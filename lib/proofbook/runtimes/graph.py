@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +13,8 @@ from proofbook.catalog import Target
 from proofbook.runtimes.devices import require_device, synchronize
 from proofbook.runtimes.exporting import Program, export, tensors_of
 from proofbook.runtimes.outputs import flatten
-from proofbook.runtimes.refusals import refused
+from proofbook.runtimes.refusals import refusing
 from proofbook.runtimes.runtime import Fallback, Operation, Proof, Refused, Tensors, Trace
-from proofbook.verdict import Blocked
 
 # the fallback of a graph that serves its own sizes only
 ANOTHER_GRAPH = "another graph for other sizes"
@@ -81,8 +79,9 @@ class GraphSession:
         try:
             self._convert(placed)
         except Refused as refusal:
-            self._convert(placed[:1])
             self._fixed = str(refusal)
+        if self._fixed:  # no part of the handling above: what it raises is no consequence of that refusal
+            self._convert(placed[:1])
 
     def place(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return self._moved(inputs)
@@ -148,10 +147,10 @@ class GraphSession:
 
     def _convert(self, examples: Sequence[Mapping[str, Any]]) -> tuple[Program, Graph]:
         start = time.perf_counter()
-        with _refusing("torch.export"):
+        with refusing("torch.export"):
             program = export(self._model, examples)
         seconds = {"export": time.perf_counter() - start}
-        with _refusing(self._target.runtime):
+        with refusing(self._target.runtime):
             graph = self._runtime.convert(program, self._target)
         self._graphs.append((program, graph))
         for step, took in {**seconds, **graph.seconds}.items():
@@ -177,14 +176,3 @@ class _Walked(fx.Interpreter):
                 reads = tuple(one.name for one in n.all_input_nodes)
                 self.operations.append(Operation(n.name, str(n.target), path, reads))
         return value
-
-
-@contextmanager
-def _refusing(stage: str) -> Iterator[None]:
-    """Whatever a step raises is a refusal of that stage, unless it says so itself."""
-    try:
-        yield
-    except (Blocked, Refused):
-        raise
-    except Exception as error:  # each tool raises its own
-        raise refused(stage, error) from error

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from proofbook.runtimes.exporting import Program, quiet
+from proofbook.runtimes.exporting import Program, quiet, without_traces
+from proofbook.runtimes.refusals import refusing
 
 # as requirements
 NEEDS = ("onnx>=1.17", "onnxscript>=0.5")
@@ -15,8 +16,11 @@ def save_onnx(program: Program, path: Path) -> torch.export.ExportedProgram:
 
     Returns:
         The program as it was written: decomposed into the operators that ONNX has a function for.
+
+    Raises:
+        Refused: the exporter does not take it, at the stage ``onnx``.
     """
-    with quiet():
+    with refusing("onnx"), quiet(), without_traces():
         made = torch.onnx.export(
             program.exported,
             (dict(program.example),),

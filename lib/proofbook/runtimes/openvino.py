@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from proofbook.catalog import Target
-from proofbook.runtimes.exporting import Program, quiet
+from proofbook.runtimes.exporting import Program, quiet, without_traces
 from proofbook.runtimes.graph import Graph, GraphRuntime
 from proofbook.runtimes.onnx import NEEDS, save_onnx
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
@@ -87,8 +87,8 @@ class OpenVinoGraph(Graph):
     def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors]:
         model = self._model.clone()
         there = {name for node in model.get_ops() for one in node.outputs() for name in one.get_names()}
-        called = {node.name: {node.name, f"{node.name}:0"} & there for node in self._module.graph.nodes}
-        shown = {name: found.pop() for name, found in called.items() if found}
+        called = [node.name for node in self._module.graph.nodes if node.op == "call_function"]
+        shown = {name: tensor for name in called for tensor in (name, f"{name}:0") if tensor in there}
         model.add_outputs(list(shown.values()))  # but those that are outputs already
         compiled = self._compile(model)
         made = _call(compiled, tensors)
@@ -113,7 +113,7 @@ def _from_torch(program: Program) -> tuple[Any, fx.GraphModule]:
     import openvino
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 
-    with quiet():
+    with quiet(), without_traces():
         decoder = TorchFXPythonDecoder.from_exported_program(program.exported, dynamic_shapes=False)
         model = openvino.convert_model(decoder)
     for parameter, name in zip(model.inputs, program.example, strict=True):
@@ -129,5 +129,5 @@ def _from_onnx(program: Program) -> tuple[Any, fx.GraphModule]:
     with tempfile.TemporaryDirectory(prefix="proofbook-onnx-") as folder:
         path = Path(folder) / "model.onnx"
         written = save_onnx(program, path)
-        with quiet():
+        with quiet(), without_traces():
             return openvino.convert_model(path), written.module()

@@ -1,8 +1,11 @@
 """Why an exporter, a converter or a compiler stopped, as a short cause that groups like refusals."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from proofbook.runtimes.runtime import Refused
+from proofbook.verdict import Blocked
 
 # causes, and patterns of what tools say of them; what a pattern catches is the operator
 _OPERATOR = "unsupported operator"
@@ -10,11 +13,12 @@ _SAYS = (
     (_OPERATOR, r"No ONNX function found for <OpOverload\(op='(?P<what>[\w.]+)"),
     (_OPERATOR, r"No conversion rule (?:found )?for operations?:?\s*(?P<what>[\w:.]+)"),
     (_OPERATOR, r"(?:Missing (?:out variant|kernel)|not implemented for|Could not run) '?(?P<what>aten[:.]+[\w.]+)"),
-    (_OPERATOR, r"\n(?:-- )?(?P<what>[\w:.]+) with a message:"),
+    (_OPERATOR, r"(?m:^)(?:-- )?(?P<what>[\w:.]+) with a message:"),
     (_OPERATOR, r"Could not find an implementation for (?P<what>[\w.]+)\("),
     ("data-dependent shape", r"GuardOnDataDependent|data.dependent (?:expression|value|shape)|unbacked symint"),
     ("data-dependent control flow", r"[Dd]ynamic control flow|control flow .*not supported"),
     ("a size that can't stay open", r"Constraints violated|specialized it to be a constant|marked .* as dynamic but"),
+    ("one tensor as two outputs", r"Tensor name is not a number"),
     ("an object that no graph holds", r"returned non-Tensor|[Uu]nsupported (?:input )?type"),
     ("out of memory", r"out of memory|std::bad_alloc|MemoryError"),
 )
@@ -32,11 +36,22 @@ def refused(stage: str, error: BaseException) -> Refused:
         for cause, pattern in _SAYS:
             match = re.search(pattern, said)
             if match:
-                what = match.groupdict().get("what")
+                what = match.groupdict().get("what", "").removesuffix(".default")
                 return Refused(stage, f"{cause} {what}" if what else cause, _line(said, match.start()))
     innermost = chain[-1]
     said = f"{type(innermost).__name__}: {_ANSI.sub('', str(innermost))}"
     return Refused(stage, type(innermost).__name__, _line(said, 0))
+
+
+@contextmanager
+def refusing(stage: str) -> Iterator[None]:
+    """Whatever a step raises is a refusal of that stage, unless it says so itself, or that something is missing."""
+    try:
+        yield
+    except (Blocked, Refused):
+        raise
+    except Exception as error:  # each tool raises its own
+        raise refused(stage, error) from error
 
 
 def _line(said: str, at: int) -> str:
