@@ -70,6 +70,12 @@ def test_pictures_have_batches_and_no_lengths() -> None:
     assert case.inputs["pixel_values"].shape[0] == 3
 
 
+@pytest.mark.parametrize(("model", "reason"), [("clip", ""), ("patchtst", "past_values has 3 rows, not 5")])
+def test_a_batch_has_as_many_rows_or_says_what_has_not(model: str, reason: str) -> None:
+    case = Case(model, sweep="batch=5")
+    assert [point.reason for point in case.points] == [reason]
+
+
 def test_without_a_sweep_nothing_is_timed() -> None:
     case = Case("vit")
     assert "No sweep was asked for" in repr(case.show_sweep())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 
@@ -99,18 +100,24 @@ def sized(task: Task, subject: Subject, rows: Sequence[Row], own: Encoded, batch
     """
     chosen = list(islice(cycle(rows), batch))
     found = task.encode(subject, chosen) if length is None else _long(task, subject, chosen, length)
-    for name, tensor in found.inputs.items():
-        before = own.inputs.get(name)
-        grows = isinstance(before, torch.Tensor) and before.dim() and len(before) == len(rows)
-        if grows and len(tensor) != batch:
-            raise NoPoint(f"{name} has {len(tensor)} rows, not {batch}")
+    alone = task.encode(subject, [rows[0]]).inputs
+    for name, tensor in own.inputs.items():
+        # what has as many rows by chance, such as texts that are candidates, has no fewer for one
+        if _rows(tensor) == len(rows) and _rows(alone.get(name)) == 1 and _rows(found.inputs.get(name)) != batch:
+            raise NoPoint(f"{name} has {_rows(found.inputs.get(name))} rows, not {batch}")
     beside = {name: value for name, value in own.inputs.items() if not isinstance(value, torch.Tensor)}
     return replace(found, inputs={**beside, **found.inputs})
 
 
+def _rows(value: Any) -> int | None:
+    """The first dimension of a tensor; None of anything else."""
+    return len(value) if isinstance(value, torch.Tensor) and value.dim() else None
+
+
 def _long(task: Task, subject: Subject, rows: Sequence[Row], length: int) -> Encoded:
-    last = getattr(subject.config.get_text_config(), "max_position_embeddings", None)
-    if last is not None and length > last:
+    parts = (subject.config, *(getattr(subject.config, name, None) for name in ("text_config", "text_encoder")))
+    last = next((found for one in parts if (found := getattr(one, "max_position_embeddings", None))), -1)
+    if 0 < last < length:
         raise NoPoint(f"its configuration has positions for {last} tokens")
     options = {**subject.options, "padding": "max_length", "max_length": length, "truncation": True}
     asked = replace(subject, options=options)
