@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.outputs import flatten
@@ -92,18 +93,18 @@ def walk(actual: Execution, expected: Execution) -> list[Step]:
     ]
 
 
-def walk_graph(trace: Trace) -> list[Step]:
-    """The operations of a graph whose values the target shows, held against torch's own, in their order."""
-    return [
-        Step(
-            " ".join(filter(None, (one.module, one.name))),
-            one.kind,
-            max((_distance(_only(trace.seen, name), _only(trace.expected, name)) for name in one.reads), default=0.0),
-            _distance(_only(trace.seen, one.name), _only(trace.expected, one.name)),
-        )
-        for one in trace.operations
-        if one.name in trace.seen
-    ]
+def walk_graph(trace: Trace, inputs: Mapping[str, Any]) -> list[Step]:
+    """The operations of a graph whose values the target shows, held against torch's own where no mask among the inputs
+    hides them, in their order."""
+    seen, true = (without_padding(one, inputs) for one in (trace.seen, trace.expected))
+    steps, off = [], dict[str, float]()
+    for one in trace.operations:
+        read = max((off.get(name, 0.0) for name in one.reads), default=0.0)
+        # what the target does not show, as it computes it with others, is as far off as what it reads
+        off[one.name] = _distance(_only(seen, one.name), _only(true, one.name)) if one.name in seen else read
+        if one.name in seen:
+            steps.append(Step(" ".join(filter(None, (one.module, one.name))), one.kind, read, off[one.name]))
+    return steps
 
 
 def _only(values: Mapping[str, torch.Tensor], name: str) -> Tensors:

@@ -172,7 +172,7 @@ class _Walked(fx.Interpreter):
             self.values[n.name] = value.detach().cpu()
             if n.op == "call_function":
                 stack = n.meta.get("nn_module_stack") or {}
-                path = next(reversed(stack.values()))[0] if stack else ""
+                path = next(reversed(stack.values()))[0].partition(".")[2] if stack else ""  # without that of `Flat`
                 reads = tuple(one.name for one in n.all_input_nodes)
                 self.operations.append(Operation(n.name, str(n.target), path, reads))
         return value

@@ -1,5 +1,6 @@
 """A graph of torch.export as a file of ONNX, through torch's exporter."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ NEEDS = ("onnx>=1.17", "onnxscript>=0.5")
 
 
 def save_onnx(program: Program, path: Path) -> torch.export.ExportedProgram:
-    """Write a program as ONNX, inputs and outputs by their paths, values within it by the names of its nodes.
+    """Write a program as ONNX: inputs by their paths, outputs by :func:`output_names`, values by the names of nodes.
 
     Returns:
         The program as it was written: decomposed into the operators that ONNX has a function for.
@@ -26,8 +27,30 @@ def save_onnx(program: Program, path: Path) -> torch.export.ExportedProgram:
             (dict(program.example),),
             dynamo=True,
             input_names=list(program.example),
-            output_names=list(program.outputs),
+            output_names=output_names(program),
         )
         assert made is not None  # it is where no file was named
         made.save(path)
     return made.exported_program  # type: ignore[return-value]
+
+
+def output_names(program: Program) -> list[str]:
+    """The names of the outputs in a file of ONNX, which has each name once: their paths, but for those of inputs."""
+    return [f"{path}.output" if path in program.example else path for path in program.outputs]
+
+
+def shown_values(path: Path, names: Iterable[str]) -> tuple[list[str], Path]:
+    """Those of some names that values within a file of ONNX have, and a file beside it that returns these alone.
+
+    A value that no node may be fused across is returned: the runtime computes such a file nearly as it was written.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    made = {output for node in model.graph.node for output in node.output}
+    shown = [name for name in names if name in made]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in shown)
+    beside = path.with_name("values.onnx")
+    onnx.save(model, beside)
+    return shown, beside

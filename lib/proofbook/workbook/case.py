@@ -226,7 +226,7 @@ class Case(Trial):
                 "No comparison failed." if failed is None else f"{self.target.runtime} shows no values within a graph."
             )
             return Html(f"<p>{said}</p>", said)
-        return show_graph_divergence(failed.check.name, trace, self.tolerance)
+        return show_graph_divergence(failed.check.name, trace, self.inputs, self.tolerance)
 
     def show_reproduction(self) -> Html:
         """A script in plain transformers that fails as the case did, written to the working directory."""

@@ -1,7 +1,7 @@
 """Where an error comes from, as a notebook shows it: the first module, the first operator in it, the error by depth."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,9 +41,9 @@ def show_divergence(check: str, actual: Execution, expected: Execution, toleranc
     return shown + folded(f"{len(steps)} calls of modules", _table("module", steps))
 
 
-def show_graph_divergence(check: str, trace: Trace, tolerance: Tolerance) -> Html:
+def show_graph_divergence(check: str, trace: Trace, inputs: Mapping[str, Any], tolerance: Tolerance) -> Html:
     """The values within a graph on its target beside torch's own, in figures and as a plot."""
-    steps = walk_graph(trace)
+    steps = walk_graph(trace, inputs)
     eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
     first = first_divergence(steps, tolerance.largest * eps) or first_divergence(steps, tolerance.smallest * eps)
     most = steepest(steps, tolerance.smallest * eps)

@@ -1,0 +1,69 @@
+"""ONNX Runtime: a fault in a converted graph is found at its node, and names that collide are kept apart."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from proofbook.checks.localise import first_divergence, walk_graph
+from proofbook.runtimes import runtime_of
+from proofbook.verdict import Verdict
+from proofbook.workbook.case import Case
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+def graph_of(session: Any) -> Any:
+    return session._graphs[0][1]
+
+
+def scale_initializer(path: Path, name: str, factor: float) -> None:
+    """Plant a fault in a converted graph."""
+    model = onnx.load(path)
+    held = next(one for one in model.graph.initializer if one.name == name)
+    held.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(held) * factor, name))
+    onnx.save(model, path)
+
+
+def test_a_fault_in_a_converted_graph_fails_and_is_found_at_its_node_and_module() -> None:
+    case = Case("bert", "onnxruntime-cpu", checks="stages,matches-truth")
+    graph = graph_of(case.session)
+    scale_initializer(graph._path, "model.bert.encoder.layer.1.intermediate.dense.bias", 1.5)
+    graph._session = graph._open(graph._path)
+    for family in ("conversion", "accuracy"):
+        case.check(family)
+    assert {name: one.verdict for name, one in case.findings.items() if name != "loads"} == {
+        "stages": Verdict.FAIL,
+        "matches-truth": Verdict.FAIL,
+    }
+    assert "ONNX, not optimised" in case.findings["stages"].detail
+    first = next(line for line in case.show_divergence().text.splitlines() if "first operation" in line)
+    assert "bert.encoder.layer.1.intermediate.dense linear_" in first
+
+
+def test_a_node_of_another_kind_is_found_by_its_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2))
+    inputs = {"input": torch.randn(5, 4)}
+    target = Case("bert", "onnxruntime-cpu").target
+    session = runtime_of("onnxruntime").prepare(model, [inputs], target)
+    written = onnx.load(graph_of(session)._path)
+    next(node for node in written.graph.node if node.op_type == "Sigmoid").op_type = "Tanh"
+    onnx.save(written, graph_of(session)._path)
+    trace = session.trace(inputs)
+    assert trace is not None
+    found = first_divergence(walk_graph(trace, inputs), 1e-4)
+    assert found is not None and found.name == "3 sigmoid"
+
+
+def test_an_output_may_have_the_name_of_an_input() -> None:
+    class Doubled(nn.Module):
+        def forward(self, sample: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"sample": sample * 2}
+
+    target = Case("bert", "onnxruntime-cpu").target
+    sample = torch.randn(3, 2)
+    session = runtime_of("onnxruntime").prepare(Doubled(), [{"sample": sample}], target)
+    assert torch.equal(session.run({"sample": sample})["sample"], sample * 2)
