@@ -9,6 +9,7 @@ from torch import nn
 
 from proofbook.checks.localise import first_divergence, walk_graph
 from proofbook.runtimes import runtime_of
+from proofbook.runtimes.onnxruntime import OnnxGraph
 from proofbook.verdict import Verdict
 from proofbook.workbook.case import Case
 
@@ -67,3 +68,22 @@ def test_an_output_may_have_the_name_of_an_input() -> None:
     sample = torch.randn(3, 2)
     session = runtime_of("onnxruntime").prepare(Doubled(), [{"sample": sample}], target)
     assert torch.equal(session.run({"sample": sample})["sample"], sample * 2)
+
+
+@pytest.mark.parametrize("model", ["llama", "bart"])
+def test_decoding_with_a_cache_is_converted_and_right(model: str) -> None:
+    case = Case(model, "onnxruntime-cpu", checks="decodes-with-cache")
+    case.check("conversion")
+    assert case.findings["decodes-with-cache"].verdict is Verdict.PASS
+
+
+def test_a_cache_that_is_not_read_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("llama", "onnxruntime-cpu", checks="decodes-with-cache")
+    run = OnnxGraph.run
+
+    def forgets(graph: Any, tensors: Any) -> Any:
+        return run(graph, {n: one * (0 if n.startswith("cache.self.0") else 1) for n, one in tensors.items()})
+
+    monkeypatch.setattr(OnnxGraph, "run", forgets)
+    case.check("conversion")
+    assert case.findings["decodes-with-cache"].verdict is Verdict.FAIL

@@ -1,11 +1,21 @@
 """Does the target's runtime take the model, and does each step on the way there keep its numbers?"""
 
 from itertools import pairwise
+from typing import Any
 
+import torch
+
+from proofbook.checks.decoding import Decoder
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.stepping import Step, cache_in_torch, part_of, tensors_in
 from proofbook.checks.trial import Trial
+from proofbook.checks.truth import truth_of
 from proofbook.runtimes import Refused
+from proofbook.runtimes.graph import ANOTHER_GRAPH
+
+# tokens that are written behind a cache
+NEW = 4
 
 
 @check(graphs=True)
@@ -28,6 +38,59 @@ def stages(trial: Trial) -> Observation:
         actual, expected = (without_padding(one, trial.inputs) for one in (after, before))
         comparisons += trial.agree(actual, expected, f", {name}")
     return Observation.of(comparisons, f"1 in each output of {len(steps) - 1} steps: " + ", ".join(n for n, _ in steps))
+
+
+@check(graphs=True)
+def decodes_with_cache(trial: Trial) -> Observation:
+    """Converted as a first call and a step behind a cache of open length, it writes tokens that score as truth says."""
+    _converted(trial)
+    decoder = trial.decoder
+    decoder.require_causal()
+    if not decoder.has_text_alone:
+        raise NotApplicable("what it reads beside the tokens is read in the first call alone")
+    if decoder.cache != "past_key_values":
+        raise NotApplicable("its state is of a kind of its own")
+    ready = decoder.length - 2
+    whole, scores, another = _written(trial, decoder, ready)
+    if another:
+        return Observation(False, "a graph for each length of the cache", "one for all", another)
+    whole = {**whole, **decoder.caching(False)}
+    expected = truth_of(trial.called, whole).outputs["logits"][:, :-1]
+    comparisons = trial.agree({"logits": scores}, {"logits": expected}, inputs=whole)
+    return Observation.of(comparisons, f"1 at each of {ready} tokens read and {NEW} written")
+
+
+def _written(trial: Trial, decoder: Decoder, ready: int) -> tuple[dict[str, Any], torch.Tensor, str]:
+    """A text of so many tokens with further ones, the likeliest each; the scores of all but the last; and why there is
+    a graph for each length, empty where one is for all."""
+    stream, prompt = decoder.stream, decoder.reading
+    layout = cache_in_torch(decoder, prompt, ready)
+    behind = [
+        {
+            "given": part_of(decoder, prompt, stop, stop + 1),
+            "cache": tensors_in(cache_in_torch(decoder, prompt, stop)),
+        }
+        for stop in (ready, ready + 1)
+    ]
+    firsts = [{"given": part_of(decoder, prompt, 0, stop), "cache": {}} for stop in (ready, ready + 1)]
+    first = trial.runtime.prepare(Step(decoder), firsts, trial.target)
+    step = trial.runtime.prepare(Step(decoder, layout), behind, trial.target)
+    try:
+        cache = first.run(firsts[0])
+        text = stream.cut(stream.with_mask(prompt), 0, ready)
+        scores = [cache.pop("logits")]
+        for at in range(ready, ready + NEW):
+            text = stream.extended(text, scores[-1][:, -1:].argmax(-1))
+            given = {"given": part_of(decoder, text, at, at + 1), "cache": cache}
+            made = step.run(given)
+            scores.append(made.pop("logits"))
+            cache = {**cache, **made}
+        found = next((one for one in step.proof(given).fallbacks if one.kind == ANOTHER_GRAPH), None)
+        text = stream.extended(text, scores[-1][:, -1:].argmax(-1))
+        return text, torch.cat(scores, dim=1), found.detail if found else ""
+    finally:
+        first.release()
+        step.release()
 
 
 def _converted(trial: Trial) -> None:

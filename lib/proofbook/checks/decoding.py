@@ -116,7 +116,7 @@ class Decoder:
         """Whether the decoder's tokens, and what has an entry for each, are all that it reads; an encoder's inputs
         aside."""
         inputs = self.trial.inputs
-        return self.is_second or set(self.stream.members(inputs)) == set(inputs)
+        return self.is_second or set(self.stream.members(inputs)) == set(inputs) - {"use_cache"}
 
     @cached_property
     def prompt(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from proofbook.runtimes.exporting import Program, quiet, without_traces
+from proofbook.runtimes.onnx_rewriting import rewrite
 from proofbook.runtimes.refusals import refusing
 
 # as requirements
@@ -21,6 +22,8 @@ def save_onnx(program: Program, path: Path) -> torch.export.ExportedProgram:
     Raises:
         Refused: the exporter does not take it, at the stage ``onnx``.
     """
+    rewrite(program.exported.graph)
+    program.exported.graph_module.recompile()
     with refusing("onnx"), quiet(), without_traces():
         made = torch.onnx.export(
             program.exported,
