@@ -32,7 +32,13 @@ def prepared(trial: Trial) -> Observation:
 def stages(trial: Trial) -> Observation:
     """Each step on the way to the target gives the numbers of the step before it."""
     _converted(trial)
-    steps = list(trial.session.stages(trial.inputs).items())
+    drawn = set(trial.draws_noise)  # which each step draws for itself
+    steps = [
+        (stage, {name: one for name, one in outputs.items() if name not in drawn})
+        for stage, outputs in trial.session.stages(trial.inputs).items()
+    ]
+    if not steps[-1][1]:
+        raise NotApplicable("all that it gives depends on noise that a call draws")
     comparisons = []
     for (_, before), (name, after) in pairwise(steps):
         actual, expected = (without_padding(one, trial.inputs) for one in (after, before))

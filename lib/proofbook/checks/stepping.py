@@ -10,10 +10,11 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from proofbook.checks.decoding import Decoder, parameters
 from proofbook.checks.registry import NotApplicable
+from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
 
 # what a decoder's own tokens have left, and what it read of an encoder
 OWN, CROSS = "self", "cross"
-_HELD = {"keys", "values"}
+_HELD = ("keys", "values")
 
 
 def parts_of(cache: Any) -> dict[str, DynamicCache]:
@@ -28,8 +29,8 @@ def parts_of(cache: Any) -> dict[str, DynamicCache]:
         if not isinstance(part, DynamicCache):
             raise NotApplicable(f"its cache is of a kind of its own, {type(part).__name__}")
         for layer in part.layers:
-            if {name for name, value in vars(layer).items() if isinstance(value, Tensor)} != _HELD:
-                raise NotApplicable(f"its cache has layers of more than keys and values, {type(layer).__name__}")
+            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or layer.keys is None:
+                raise NotApplicable(f"its cache has layers of other than keys and values, {type(layer).__name__}")
     return parts
 
 
@@ -39,7 +40,7 @@ def tensors_in(cache: Any) -> dict[str, Tensor]:
         f"{part}.{index}.{held}": getattr(layer, held)
         for part, one in parts_of(cache).items()
         for index, layer in enumerate(one.layers)
-        for held in sorted(_HELD)
+        for held in _HELD
     }
 
 
