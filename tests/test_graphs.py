@@ -91,6 +91,7 @@ def test_what_a_runtime_refuses_is_refused_by_stage_and_cause() -> None:
         ),
         ("Failed operations:\naten::fft_rfft with a message:\nNo rule", "unsupported operator aten::fft_rfft"),
         ("Could not guard on data-dependent expression Eq(u0, 1)", "data-dependent shape"),
+        ("_apply(): Couldn't swap Linear.weight", "a module that its own forward changes"),
         ("something else", "RuntimeError"),
     ],
 )

@@ -87,3 +87,11 @@ def test_a_cache_that_is_not_read_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(OnnxGraph, "run", forgets)
     case.check("conversion")
     assert case.findings["decodes-with-cache"].verdict is Verdict.FAIL
+
+
+def test_experts_are_converted_in_a_way_that_onnx_has_functions_of_and_then_computed_in_their_own() -> None:
+    case = Case("mixtral", "onnxruntime-cpu", checks="prepared")
+    own = case.model.config._experts_implementation
+    case.check("conversion")
+    assert case.findings["prepared"].verdict is Verdict.PASS
+    assert case.model.config._experts_implementation == own != "batched_mm"

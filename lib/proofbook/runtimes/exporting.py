@@ -117,6 +117,22 @@ def _path(path: Sequence[Any]) -> str:
 
 
 @contextmanager
+def experts_by(way: str, model: nn.Module) -> Iterator[None]:
+    """Experts are computed in a way that transformers names, where the model offers a choice; in its own if empty."""
+    offers = (one for one in model.modules() if hasattr(one, "set_experts_implementation"))
+    owner: Any = next(offers, None) if way else None
+    before = owner.config._experts_implementation if owner is not None else None
+    if before is None:
+        yield
+        return
+    owner.set_experts_implementation(way)
+    try:
+        yield
+    finally:
+        owner.set_experts_implementation(before)
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Exporters log, print and warn of what stops them, with the whole graph."""
     before = logging.root.manager.disable

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from proofbook.catalog import Target
 from proofbook.runtimes.devices import require_device, synchronize
-from proofbook.runtimes.exporting import Program, export, tensors_of
+from proofbook.runtimes.exporting import Program, experts_by, export, tensors_of
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.refusals import refusing
 from proofbook.runtimes.runtime import Fallback, Operation, Proof, Refused, Tensors, Trace
@@ -51,6 +51,8 @@ class GraphRuntime:
 
     needs: ClassVar[tuple[str, ...]] = ()
     runs_module: ClassVar[bool] = False
+    # how experts are computed, as transformers names it, where the model's own way has no operators that it takes
+    experts: ClassVar[str] = ""
 
     def convert(self, program: Program, target: Target) -> Graph:
         """What the runtime makes of a graph of torch.export; what it raises is its refusal."""
@@ -147,7 +149,7 @@ class GraphSession:
 
     def _convert(self, examples: Sequence[Mapping[str, Any]]) -> tuple[Program, Graph]:
         start = time.perf_counter()
-        with refusing("torch.export"):
+        with refusing("torch.export"), experts_by(self._runtime.experts, self._model):
             program = export(self._model, examples)
         seconds = {"export": time.perf_counter() - start}
         with refusing(self._target.runtime):

@@ -24,6 +24,8 @@ class OnnxRuntime(GraphRuntime):
     """Converts to ONNX, and runs the file with the execution provider of the target's device."""
 
     needs: ClassVar[tuple[str, ...]] = (*NEEDS, "onnxruntime>=1.20")
+    # the way by groups is an operator of transformers' own, which has no function of ONNX
+    experts: ClassVar[str] = "batched_mm"
 
     def convert(self, program: Program, target: Target) -> "OnnxGraph":
         folder = tempfile.TemporaryDirectory(prefix="proofbook-onnx-")

@@ -20,6 +20,9 @@ _SAYS = (
     ("a size that can't stay open", r"Constraints violated|specialized it to be a constant|marked .* as dynamic but"),
     ("one tensor as two outputs", r"Tensor name is not a number"),
     ("an object that no graph holds", r"returned non-Tensor|[Uu]nsupported (?:input )?type"),
+    ("no overload for the arguments of", r"Cannot find a compatible OpOverload for (?P<what>[\w.:]+)"),
+    ("a view that strides do not allow", r"Cannot view a tensor with shape"),
+    ("a module that its own forward changes", r"_apply\(\): Couldn't swap|Cannot swap t1"),
     ("out of memory", r"out of memory|std::bad_alloc|MemoryError"),
 )
 _ANSI = re.compile(r"\x1b?\[\d+m")
