@@ -12,9 +12,10 @@ from proofbook.runtimes import runtime_of
 from proofbook.runtimes.onnxruntime import OnnxGraph
 from proofbook.verdict import Verdict
 from proofbook.workbook.case import Case
+from test_reproduce_checks import run_script
 
 onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def graph_of(session: Any) -> Any:
@@ -87,6 +88,25 @@ def test_a_cache_that_is_not_read_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(OnnxGraph, "run", forgets)
     case.check("conversion")
     assert case.findings["decodes-with-cache"].verdict is Verdict.FAIL
+
+
+def test_a_refusal_is_shown_by_a_script_in_plain_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    case = Case("switch-transformers", "onnxruntime-cpu", checks="prepared")
+    case.check("conversion")
+    assert case.findings["prepared"].observed == "a module that its own forward changes"
+    assert "AssertionError: observed RuntimeError" in case.show_reproduction().text
+    script = (tmp_path / case.reproduction).read_text()
+    assert "torch.onnx.export(model" in script
+    assert "from proofbook" not in script
+
+
+def test_wrong_numbers_are_asked_of_the_runtime_in_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("vit", "onnxruntime-cpu")
+    assert run_script(case, "matches-truth", tmp_path)
+    run = onnxruntime.InferenceSession.run
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", lambda *given: [one * 1.01 for one in run(*given)])
+    assert not run_script(Case("vit", "onnxruntime-cpu"), "matches-truth", tmp_path)
 
 
 def test_experts_are_converted_in_a_way_that_onnx_has_functions_of_and_then_computed_in_their_own() -> None:

@@ -1,13 +1,19 @@
 """Does the target's runtime take the model, and does each step on the way there keep its numbers?"""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 
+from proofbook.checks.accuracy import near_float64_elsewhere
 from proofbook.checks.decoding import Decoder
 from proofbook.checks.hidden import without_padding
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.plain import call, placed
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reproduction import reproduces
 from proofbook.checks.stepping import Step, cache_in_torch, part_of, tensors_in
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import truth_of
@@ -23,9 +29,27 @@ def prepared(trial: Trial) -> Observation:
     """The target's runtime takes the model; where it does not, the step that refused and the cause are named."""
     _converted(trial)
     if isinstance(trial.prepared, Refused):
-        raise trial.prepared
+        with evidence(**trial.through):
+            raise trial.prepared
     steps = [f"{step} {seconds:.2g} s" for step, seconds in trial.session.prepare_s.items()]
     return Observation(True, "ready: " + ", ".join(steps), "no step refuses")
+
+
+@reproduces(prepared)
+def it_is_taken(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    dtype: torch.dtype,
+    through: Callable[[nn.Module, Mapping[str, Any]], Sequence[torch.Tensor]],
+) -> None:
+    """A runtime takes a model that torch itself runs."""
+    call(model, inputs, dtype)
+    try:
+        through(model, placed(model, inputs, dtype))
+    except Exception as error:
+        cause = error.__cause__ or error
+        said = f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+        raise AssertionError(f"observed {said}, allowed outputs") from error
 
 
 @check(graphs=True)
@@ -43,7 +67,11 @@ def stages(trial: Trial) -> Observation:
     for (_, before), (name, after) in pairwise(steps):
         actual, expected = (without_padding(one, trial.inputs) for one in (after, before))
         comparisons += trial.agree(actual, expected, f", {name}")
-    return Observation.of(comparisons, f"1 in each output of {len(steps) - 1} steps: " + ", ".join(n for n, _ in steps))
+    allowed = f"1 in each output of {len(steps) - 1} steps: " + ", ".join(n for n, _ in steps)
+    return replace(Observation.of(comparisons, allowed), evidence=trial.through)
+
+
+reproduces(stages)(near_float64_elsewhere)
 
 
 @check(graphs=True)

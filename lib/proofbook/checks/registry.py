@@ -199,14 +199,14 @@ def evidence(**values: Any) -> Iterator[None]:
 
 def raised(question: Question, error: Exception, seconds: float) -> Finding:
     """The finding that an exception amounts to: ``skip``, ``blocked`` or ``error``."""
+    kept = vars(error).get("evidence", {})
     match error:
         case NotApplicable():
             return Finding(question, Verdict.SKIP, seconds, detail=str(error))
         case Blocked():
             return Finding(question, Verdict.BLOCKED, seconds, observed=error.name, detail=str(error))
         case Refused():
-            return Finding(question, Verdict.ERROR, seconds, observed=error.cause, detail=str(error))
+            return Finding(question, Verdict.ERROR, seconds, observed=error.cause, detail=str(error), evidence=kept)
     cause = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
-    kept = vars(error).get("evidence", {})
     return Finding(question, Verdict.ERROR, seconds, detail=cause, traceback=trace, evidence=kept)

@@ -115,6 +115,12 @@ class Trial:
         return runtime_of(self.target.runtime)
 
     @property
+    def through(self) -> dict[str, Any]:
+        """What the runtime's users write, a function, as evidence for scripts; empty where it has none."""
+        plain = getattr(self.runtime, "plain", None)
+        return {"through": plain} if plain else {}
+
+    @property
     def examples(self) -> list[dict[str, Any]]:
         """The batch, and its first row encoded alone: sizes in which they differ are those that users vary."""
         if self.runtime.runs_module:

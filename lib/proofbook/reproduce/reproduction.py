@@ -22,6 +22,7 @@ from proofbook.reproduce.bundle import NotPlain
 from proofbook.reproduce.host import Host
 from proofbook.reproduce.script import LARGEST_FILE, Script, Subject, calls_the_model, has_rough_form, write_script
 from proofbook.reproduce.values import NotWritable
+from proofbook.runtimes.devices import torch_device
 from proofbook.subject.draw import model_class
 from proofbook.subject.shrink import tiny_config
 
@@ -75,8 +76,8 @@ def reproduce(trial: Trial, findings: Sequence[Finding], name: str) -> Reproduct
     """
     if trial.weights is not Weights.TINY:
         raise NoReproduction("the weights are real ones, which no small script holds")
-    if trial.target.runtime != "eager":
-        raise NoReproduction(f"plain torch does not run what the target {trial.target.name} runs")
+    if not trial.runtime.runs_module and not trial.through:
+        raise NoReproduction(f"{trial.target.runtime} does not say in which lines its users run a model")
     if trial.spec.trust_remote_code:
         raise NoReproduction("the model's code is not that of transformers")
     deadline = time.monotonic() + BUDGET
@@ -174,7 +175,7 @@ def _subject(trial: Trial) -> Subject:
         inputs=encoded.inputs if encoded else {},
         module=encoded.module if encoded else "",
         dtype=trial.target.dtype,
-        device=trial.session.device.type if loaded is not None else "cpu",
+        device=torch_device(trial.target.device).type if loaded is not None else "cpu",
         tolerance=limits(trial.tolerance),
         seed=trial.seed,
     )

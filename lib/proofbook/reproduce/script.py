@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import platform
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -101,7 +102,7 @@ def write_script(
         bundle.imports |= {"from pathlib import Path", "from safetensors.torch import load_file"}
     arguments = ", ".join(f"{each}={known.get(each, each)}" for each in parameters)
     parts = [
-        f'"""{_docstring(about, name, bundle.imports)}\n"""',
+        f'"""{_docstring(about, name, bundle.imports | _within(bundle.definitions))}\n"""',
         f"{_sorted(bundle.imports)}\n\n\n{bundle.definitions}\n",
         f'CONFIG = json.loads(r"""{_json(subject.config)}""")' if calls else "",
         *(['TENSORS = load_file(Path(__file__).with_suffix(".safetensors"))'] if tensors else []),
@@ -123,6 +124,11 @@ def has_rough_form(question: Callable[..., None]) -> bool:
 def calls_the_model(question: Callable[..., None]) -> bool:
     """Whether a question is about the model, and not about its processor alone."""
     return bool({"model", "whole"} & inspect.signature(question).parameters.keys())
+
+
+def _within(definitions: str) -> set[str]:
+    """What functions import themselves."""
+    return set(re.findall(r"(?m)^ +(import \w+)$", definitions))
 
 
 def _docstring(about: str, name: str, imports: set[str]) -> str:

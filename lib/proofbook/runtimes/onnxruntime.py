@@ -15,6 +15,7 @@ from proofbook.catalog import Target
 from proofbook.runtimes.exporting import Program
 from proofbook.runtimes.graph import Graph, GraphRuntime
 from proofbook.runtimes.onnx import NEEDS, output_names, save_onnx, shown_values
+from proofbook.runtimes.plain import through_onnxruntime
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "rocm": "ROCMExecutionProvider"}
@@ -26,6 +27,7 @@ class OnnxRuntime(GraphRuntime):
     needs: ClassVar[tuple[str, ...]] = (*NEEDS, "onnxruntime>=1.20")
     # the way by groups is an operator of transformers' own, which has no function of ONNX
     experts: ClassVar[str] = "batched_mm"
+    plain = staticmethod(through_onnxruntime)
 
     def convert(self, program: Program, target: Target) -> "OnnxGraph":
         folder = tempfile.TemporaryDirectory(prefix="proofbook-onnx-")

@@ -106,7 +106,11 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """A way of executing models."""
+    """A way of executing models.
+
+    It may have a function ``plain(model, inputs)``, which gives the outputs in their order as its users' own lines
+    would (``runtimes/plain.py``), with imports of its packages inside: it goes into the scripts that show a fault.
+    """
 
     # what must be installed, as requirements: "onnxruntime>=1.20"
     needs: ClassVar[tuple[str, ...]]
