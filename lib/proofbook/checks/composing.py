@@ -79,7 +79,7 @@ class Composer:
         for seen in _spellings(rows):
             try:
                 with _padded_on(part_of(self.trial.processor, "tokenizer"), side):
-                    return processed(self.trial.subject, **seen, text=texts)
+                    return self.trial.cacheless(processed(self.trial.subject, **seen, text=texts))
             except _REFUSALS as refusal:
                 refused = refused or refusal
         numbers = " and ".join(map(str, sorted(counts)))

@@ -174,12 +174,16 @@ class Trial:
         return self.encode(self.rows)
 
     def encode(self, rows: list[Row]) -> Encoded:
-        """Raw examples as the model takes them: for a graph without a cache, an object of Python that none returns."""
+        """Raw examples as the model takes them on the target."""
         made = self.task.encode(self.subject, rows)
-        forward = self.model.get_submodule(made.module).forward
+        return replace(made, inputs=self.cacheless(made.inputs, made.module))
+
+    def cacheless(self, inputs: Mapping[str, Any], module: str = "") -> dict[str, Any]:
+        """Inputs of a module of the model, for a graph without a cache: an object of Python that none returns."""
+        forward = self.model.get_submodule(module).forward
         if self.runtime.runs_module or "use_cache" not in inspect.signature(forward).parameters:
-            return made
-        return replace(made, inputs={**made.inputs, "use_cache": False})
+            return dict(inputs)
+        return {**inputs, "use_cache": False}
 
     @property
     def inputs(self) -> dict[str, Any]:
