@@ -73,7 +73,9 @@ def test_waiting_for_others_does_not_count_as_the_time_of_a_case() -> None:
 def test_the_notebooks_tag_their_timing_sections() -> None:
     for path in notebooks_dir().glob("*.ipynb"):
         tagged = [cell.source for cell in nbformat.read(path, 4).cells if TAG in cell.metadata.get("tags", ())]
-        expected = [] if path.stem == "summary" else ["case.show_timings()", 'case.check("timing")']
+        expected = (
+            [] if path.stem == "summary" else ["case.show_timings()", "case.show_sweep()", 'case.check("timing")']
+        )
         assert tagged == expected, path
 
 
