@@ -12,6 +12,7 @@ from urllib.parse import quote
 import transformers
 
 from proofbook.catalog import Weights, load_catalog
+from proofbook.checks.known_faults import judged
 from proofbook.checks.parts import ASKED, PartTrial
 from proofbook.checks.registry import FAMILIES, Check, Finding, Question, chosen, examine, raised
 from proofbook.checks.trial import Trial
@@ -26,7 +27,6 @@ from proofbook.verdict import Verdict, overall
 from proofbook.workbook import rows
 from proofbook.workbook.divergence import show_divergence, show_graph_divergence
 from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
-from proofbook.workbook.known_faults import judged
 from proofbook.workbook.records import CaseRecord, CheckRecord, SweepRecord, case_id, reproduction_name, rerun_command
 from proofbook.workbook.scraps import glue
 from proofbook.workbook.showing import show_answers, show_findings, show_rows, show_tensors
