@@ -9,7 +9,7 @@ from importlib import import_module
 from proofbook.checks.trial import Trial
 
 # each is a module of `faults/`
-FAMILIES = ("attention", "caches", "inputs", "weights", "numbers")
+FAMILIES = ("attention", "caches", "inputs", "processing", "weights", "numbers")
 
 
 class Reach(StrEnum):
