@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
@@ -59,3 +60,15 @@ def test_a_good_end_leaves_no_mark_and_takes_away_an_old_one(tmp_path: Path) -> 
     assert "proofbook" not in made.metadata
     assert made.cells[2].outputs[0].text.split() == [str(tmp_path), sys.executable]
     assert made.metadata.papermill.exception is None
+
+
+def test_it_says_that_no_cell_runs_any_more_before_the_kernel_has_ended(tmp_path: Path) -> None:
+    there = []
+
+    def over() -> None:
+        there.append(psutil.pid_exists(int((tmp_path / "pid").read_text())))
+
+    note = "import os, pathlib; pathlib.Path('pid').write_text(str(os.getpid()))"
+    execute(notebook(tmp_path, note), over=over, resources={"metadata": {"path": str(tmp_path)}})
+    assert there == [True]
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

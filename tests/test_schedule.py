@@ -57,6 +57,14 @@ def test_the_longest_goes_first_and_equals_keep_their_order() -> None:
     assert order == [1, 3, 2, 0]
 
 
+def test_what_is_given_back_twice_makes_no_more_room() -> None:
+    made = schedule([Need(1, 1)] * 5, room(jobs=2))
+    first, _ = running(made, 2)
+    made.give_back(first)
+    made.give_back(first)
+    assert len(running(made, 3)) == 1
+
+
 def test_no_more_run_than_there_are_jobs() -> None:
     assert len(running(schedule([Need(1, 1)] * 5, room(jobs=3)), 5)) == 3
 

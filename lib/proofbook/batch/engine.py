@@ -11,7 +11,7 @@ By hand: ``papermill --engine proofbook --execution-timeout 120 IN.ipynb OUT.ipy
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -83,6 +83,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
         parents: Parents | None = None,
         switch: Switch | None = None,
         quiet: Quiet | None = None,
+        over: Callable[[], None] | None = None,
         **kwargs: Any,
     ) -> None:
         """Execute the cells in a kernel of its own.
@@ -101,6 +102,7 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
             switch: what else can end the execution.
             quiet: lets cells tagged ``timings`` run while nothing else does that it knows of. Without, they run as all
                 others.
+            over: called when no cell runs any more, and the kernel has yet to be ended.
             kwargs: other options of papermill's; none of them has a meaning here.
 
         Raises:
@@ -130,6 +132,8 @@ class ProofbookEngine(NBClientEngine):  # type: ignore[misc]
                 error = client.run()
             if switch.is_off:
                 raise Stopped
+            if over:
+                over()
             nb_man.nb.metadata[MEASURED] = client.measured()
             if watch.breach or error is not None:
                 _record(nb_man, client.at, _how_it_ended(kernel, watch, error), kernel)

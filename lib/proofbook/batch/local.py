@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,8 @@ class _Workers:
         self._events: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self._unfinished = len(schedule.cases)
         self._switch = Switch()
-        width = min(schedule.room.jobs, len(schedule.cases))
+        # as many again wait for a case to be over, and begin theirs while its kernel is ended and its notebook written
+        width = min(2 * schedule.room.jobs, len(schedule.cases))
         self._threads = [threading.Thread(target=self._work, name=f"case-{number}") for number in range(width)]
 
     def __iter__(self) -> Iterator[Event]:
@@ -171,6 +172,8 @@ class _Workers:
             batch=self._batch,
             quiet=self._quiet,
             keys=self._keys,
+            # the memory of a GPU is free only when the kernel has ended
+            over=(lambda: self._schedule.give_back(admitted)) if admitted.unit is None else None,
         )
         for sentence in self._parents.news() if self._parents else ():
             self._events.put(Noticed(sentence))
@@ -189,11 +192,13 @@ def execute_case(
     batch: Batch | None = None,
     quiet: Quiet | None = None,
     keys: Keys | None = None,
+    over: Callable[[], None] | None = None,
 ) -> None:
     """Execute one case. Its notebook appears in the run's folder when it is complete, whatever its verdict.
 
     Without ``parents`` its kernel is cold. ``variables`` are set in it beside the usual ones. For a ``batch`` the
     notebook holds an account of the execution, with its key among ``keys``. With ``quiet`` its calls are timed alone.
+    ``over`` is called when it computes no more, and its kernel has yet to be ended.
 
     Raises:
         Stopped: the switch was turned off; there is no notebook.
@@ -232,6 +237,7 @@ def execute_case(
                     parents=parents,
                     switch=switch,
                     quiet=quiet,
+                    over=over,
                 )
             _bring_reproduction(Path(work), final)
         content = _relocated(partial, source, case)

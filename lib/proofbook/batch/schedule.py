@@ -86,10 +86,11 @@ class Schedule:
             return None
 
     def give_back(self, admitted: Admission) -> None:
-        """Say that a case has ended."""
+        """Say that a case computes no more; twice does no harm."""
         with self._changed:
-            self._running.remove(admitted)
-            self._changed.notify_all()
+            if admitted in self._running:
+                self._running.remove(admitted)
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Hand out nothing any more."""
