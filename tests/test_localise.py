@@ -11,7 +11,11 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk
 from proofbook.checks.registry import registered
+from proofbook.selftest.register import faults
 from proofbook.workbook.case import Case
+
+CHECKS = {check.name: check for check in registered()}
+FAULTS = {fault.name: fault for fault in faults()}
 
 
 class Block(nn.Module):
@@ -142,7 +146,75 @@ def test_a_layer_that_mixes_its_tokens_is_named(name: str, monkeypatch: pytest.M
         return (found + self.layer_idx * 0.1 * hidden_states.mean(1, keepdim=True), *more)
 
     monkeypatch.setattr(LlamaAttention, "forward", mixing)
-    seen = {check.name: check for check in registered()}[name].function(Case("llama"))
+    seen = CHECKS[name].function(Case("llama"))
     assert not seen.passed and seen.executions is not None
     found = first_divergence(walk(*seen.executions()), floor=1e-5)
     assert found is not None and found.name == "model.layers.1.self_attn"
+
+
+READINGS = ("cache-token-by-token", "cache-in-chunks", "cache-kinds", "cache-rows", "padded-decoding")
+
+
+@pytest.mark.parametrize(
+    ("fault", "module", "check"),
+    [
+        *(("cache-slot-wrong", "model.layers.0.self_attn", check) for check in READINGS),
+        *(("cache-shared-between-rows", "model.layers.0.self_attn", check) for check in READINGS),
+        # planted where a single token is read
+        *(("rope-offset-wrong", "model.rotary_emb", check) for check in READINGS if check != "cache-in-chunks"),
+    ],
+)
+def test_a_fault_behind_a_cache_is_traced_to_its_module(fault: str, module: str, check: str) -> None:
+    case = Case("llama")
+    with FAULTS[fault].plant(case):
+        seen = CHECKS[check].function(case)
+        assert not seen.passed and seen.executions is not None
+        steps = walk(*seen.executions())
+    found = first_divergence(steps, floor=1e-5)
+    assert found is not None and found.name == module
+
+
+@pytest.mark.parametrize(
+    ("model", "fault", "check", "module"),
+    [
+        ("gpt2", "cache-slot-wrong", "cache-token-by-token", "transformer.h.0.attn"),
+        ("bart", "cache-slot-wrong", "cache-in-chunks", "model.decoder.layers.0.self_attn"),
+        ("bart", "mask-bit-ignored", "cross-attention-mask", "model.decoder.layers.0.encoder_attn"),
+        ("llava", "rope-offset-wrong", "cache-token-by-token", "model.language_model.rotary_emb"),
+    ],
+)
+def test_other_layouts_are_traced_as_well(model: str, fault: str, check: str, module: str) -> None:
+    case = Case(model)
+    with FAULTS[fault].plant(case):
+        seen = CHECKS[check].function(case)
+        assert not seen.passed and seen.executions is not None
+        found = first_divergence(walk(*seen.executions()), floor=1e-5)
+    assert found is not None and found.name == module
+
+
+def test_a_right_decoder_diverges_nowhere_behind_its_cache() -> None:
+    decoder = Case("llama").decoder
+    cut = decoder.length - 1
+    executions = decoder.behind(lambda: decoder.step(None, 0, cut)[1], cut, cut + 1), decoder.at_once(cut, cut + 1)
+    steps = walk(*executions)
+    assert {"model.layers.0.self_attn", "lm_head"} <= {step.name for step in steps}
+    assert max(step.outputs for step in steps) > 0  # another kernel, other roundings
+    assert first_divergence(steps, floor=1e-5) is None
+
+
+class Counting(nn.Module):
+    """Numbers tokens, the first of them with one too many where there are few, and then looks them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 8)
+
+    def forward(self, input: torch.Tensor) -> Any:
+        return self.table(torch.arange(3) + (input.shape[1] < 8))
+
+
+def test_a_module_that_is_given_other_positions_is_not_the_one_to_blame() -> None:
+    model = Counting()
+    executions = (Execution(model, {"input": torch.zeros(1, width)}) for width in (7, 8))
+    found = first_divergence(walk(*executions), floor=1e-5)
+    assert found is not None and found.name == ""

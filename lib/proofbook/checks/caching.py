@@ -12,17 +12,16 @@ from transformers.cache_utils import Cache
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, rounding
 from proofbook.checks.plain_decoding import empty_cache, read_in_parts, read_part
 from proofbook.checks.quantised import Watched, quantised, quantised_backends, quantised_or_refused
+from proofbook.checks.reading import SINGLE, evidence_of_reading, first_apart, observed, read
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import rows_of
 from proofbook.checks.trial import Trial
 from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
-
-# tokens that a check of more than one kind of cache reads one by one behind the first part
-SINGLE = 2
 
 
 @check
@@ -31,11 +30,8 @@ def cache_token_by_token(trial: Trial) -> Observation:
     decoder = _cached(trial)
     every = [decoder.begin, *[1] * decoder.length]
     few = [max(decoder.begin, decoder.length - SINGLE), *[1] * SINGLE]
-    comparisons = _compared(trial, decoder, every, masked=True)
-    comparisons += _compared(trial, decoder, few, masked=False, note=", no mask")
-    seen = Observation.of(comparisons, f"1 at each of {decoder.length} tokens")
-    masked = comparisons[0].passed == seen.passed
-    return replace(seen, evidence=evidence_of_reading(decoder, every if masked else few, masked))
+    readings = [read(trial, decoder, every, masked=True), read(trial, decoder, few, masked=False, note=", no mask")]
+    return observed(readings, f"1 at each of {decoder.length} tokens")
 
 
 @check
@@ -46,8 +42,7 @@ def cache_in_chunks(trial: Trial) -> Observation:
     if rest < 2:
         raise NotApplicable("too few tokens behind the prompt's picture or sound")
     sizes = [decoder.begin + rest // 4, 2, 1, max(2, rest // 3), decoder.length]
-    seen = Observation.of(_compared(trial, decoder, sizes), "1 at each token")
-    return replace(seen, evidence=evidence_of_reading(decoder, sizes))
+    return observed([read(trial, decoder, sizes)], "1 at each token")
 
 
 @reproduces(cache_token_by_token, cache_in_chunks)
@@ -73,12 +68,9 @@ def cache_kinds(trial: Trial) -> Observation:
     decoder = _cached(trial)
     kinds = _kinds(trial, decoder)
     sizes = [max(decoder.begin, decoder.length - SINGLE), *[1] * SINGLE]
-    comparisons = {kind: _compared(trial, decoder, sizes, kind=kind, note=f", {kind}") for kind in kinds}
+    readings = [read(trial, decoder, sizes, kind=kind, note=f", {kind}") for kind in kinds]
     missing = "" if "offloaded" in kinds else "offloaded: it moves keys and values off a GPU, and there is none"
-    every = [one for found in comparisons.values() for one in found]
-    seen = Observation.of(every, f"1 with each of: {', '.join(kinds)}", missing)
-    shown = next((kind for kind in kinds if not all(one.passed for one in comparisons[kind])), kinds[0])
-    return replace(seen, evidence=evidence_of_reading(decoder, sizes, kind=shown))
+    return observed(readings, f"1 with each of: {', '.join(kinds)}", missing)
 
 
 @reproduces(cache_kinds)
@@ -217,7 +209,21 @@ def cache_rows(trial: Trial) -> Observation:
             one, cache = decoder.step(cache, at, at + 1, moved)
             scores.append(one)
     actual, expected = torch.cat(scores, dim=1), decoder.whole[order, ready:]
-    found = Observation.of(trial.agree({"logits": actual}, {"logits": expected}), f"1 in each of {rows} rows")
+
+    def executions() -> tuple[Execution, Execution]:
+        at = ready + first_apart(trial, scores, expected.split(1, dim=1))
+
+        def kept() -> Any:
+            *_, (_, _, cache) = decoder.steps([ready])
+            cache.reorder_cache(order.to(trial.session.device))
+            for before in range(ready, at):
+                _, cache = decoder.step(cache, before, before + 1, moved)
+            return cache
+
+        return decoder.behind(kept, at, at + 1, moved), decoder.at_once(at, at + 1, moved)
+
+    comparisons = trial.agree({"logits": actual}, {"logits": expected})
+    found = Observation.of(comparisons, f"1 in each of {rows} rows", executions=executions)
     return replace(found, evidence=known)
 
 
@@ -252,8 +258,7 @@ def use_cache(trial: Trial) -> Observation:
     decoder = _cached(trial)
     if not decoder.caching(True):
         raise NotApplicable("forward takes no use_cache")
-    on = trial.run({**decoder.prompt, **decoder.caching(True)})
-    off = trial.run({**decoder.prompt, **decoder.caching(False)})
+    on, off = (trial.run({**decoder.prompt, **decoder.caching(switch)}) for switch in (True, False))
     if not any(name.startswith(decoder.cache) for name in (*on, *trial.outputs)):
         raise NotApplicable("it keeps what it has read within its modules, and returns no cache")
     kept = {word: any(name.startswith(decoder.cache) for name in one) for word, one in (("on", on), ("off", off))}
@@ -261,11 +266,14 @@ def use_cache(trial: Trial) -> Observation:
         f"use_cache {word} returns {'a' if has else 'no'} cache" for word, has in kept.items() if has != (word == "on")
     ]
     found = Observation.of(
-        trial.agree({"logits": on["logits"]}, {"logits": off["logits"]}), "1, and a cache only if on"
+        trial.agree({"logits": on["logits"]}, {"logits": off["logits"]}),
+        "1, and a cache only if on",
+        executions=lambda: (
+            Execution(trial.called, {**decoder.prompt, **decoder.caching(True)}),
+            Execution(trial.called, {**decoder.prompt, **decoder.caching(False)}),
+        ),
     )
-    if not wrong:
-        return found
-    return Observation(False, found.observed, found.allowed, "; ".join(wrong), found.comparisons)
+    return replace(found, passed=False, detail="; ".join(wrong)) if wrong else found
 
 
 @check
@@ -274,8 +282,15 @@ def encoder_outputs_reused(trial: Trial) -> Observation:
     decoder = trial.decoder
     if not decoder.is_second:
         raise NotApplicable("it has no encoder before its decoder")
-    given = trial.run({**decoder.reading, **decoder.caching(False)})
-    return Observation.of(trial.agree({"logits": given["logits"]}, {"logits": decoder.whole}), "1")
+    reading = {**decoder.reading, **decoder.caching(False)}
+    return Observation.of(
+        trial.agree({"logits": trial.run(reading)["logits"]}, {"logits": decoder.whole}),
+        "1",
+        executions=lambda: (
+            Execution(trial.called, reading),
+            Execution(trial.called, {**decoder.prompt, **decoder.caching(False)}),
+        ),
+    )
 
 
 def _cached(trial: Trial) -> Decoder:
@@ -284,50 +299,6 @@ def _cached(trial: Trial) -> Decoder:
         raise NotApplicable(f"{trial.spec.model_class} takes no cache")
     decoder.require_causal()
     return decoder
-
-
-def evidence_of_reading(
-    decoder: Decoder,
-    sizes: list[int],
-    masked: bool | None = None,
-    kind: str = "",
-    inputs: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """What a reproduction needs to read the prompt, or other inputs of its layout, in parts of these sizes."""
-    stream = decoder.stream
-    prompt = stream.with_mask(decoder.prompt if inputs is None else inputs)
-    takes = [decoder.takes_mask(start, decoder.has_text_alone if masked is None else masked) for start in (0, 1)]
-    if not any(takes):
-        del prompt[stream.mask]
-    beside = [name for name in prompt if name not in stream.members(prompt)]
-    reading = {
-        **decoder.layout(prompt),
-        "again": beside if decoder.is_second else [name for name in beside if name in decoder.again],
-        "masked": takes,
-        "cache": decoder.cache,
-    }
-    cache = {"kind": kind, "room": decoder.length + SINGLE, "second": decoder.is_second}
-    return {"prompt": prompt, "sizes": sizes, "reading": reading, **cache}
-
-
-def _compared(
-    trial: Trial,
-    decoder: Decoder,
-    sizes: list[int],
-    kind: str = "",
-    masked: bool | None = None,
-    note: str = "",
-) -> list[Comparison]:
-    """The scores of the prompt read in parts, held against those of the prompt read at once.
-
-    Args:
-        kind: that of the cache that is passed in; without one the class makes its own.
-    """
-    cache = empty_cache(kind, trial.model, decoder.length + SINGLE, decoder.is_second) if kind else None
-    with evidence(**evidence_of_reading(decoder, sizes, masked, kind)):
-        parts = [scores for _, scores, _ in decoder.steps(sizes, cache, masked)]
-    note = f"{note}, from token {sizes[0]} on in {len(parts) - 1} parts"
-    return trial.agree({"logits": torch.cat(parts, dim=1)}, {"logits": decoder.whole}, note)
 
 
 def _kinds(trial: Trial, decoder: Decoder) -> list[str]:

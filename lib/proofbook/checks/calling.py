@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
+from proofbook.checks.compare import Comparison
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, placed, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
@@ -170,7 +171,7 @@ def embeddings_for_ids(trial: Trial) -> Observation:
         raise NotApplicable("forward takes no embeddings in place of the ids of this call")
     inputs = _row_alone(trial)
     usual = trial.run(inputs)
-    comparisons = []
+    comparisons, apart = list[Comparison](), list[dict[str, Any]]()
     for ids, embeds in taken.items():
         others = {name: value for name, value in inputs.items() if name != ids}
         embedded = _embedded(trial, ids, inputs)
@@ -184,7 +185,12 @@ def embeddings_for_ids(trial: Trial) -> Observation:
                 raise NotApplicable(str(error)) from error
             raise
         comparisons += trial.agree(found, usual, f", {embeds}")
-    seen = Observation.of(comparisons, f"1 with {', '.join(taken.values())}")
+        apart += [given] * (not all(one.passed for one in comparisons))
+    seen = Observation.of(
+        comparisons,
+        f"1 with {', '.join(taken.values())}",
+        executions=(lambda: (Execution(trial.called, apart[0]), Execution(trial.called, inputs))) if apart else None,
+    )
     return replace(seen, evidence={"inputs": inputs, "taken": taken})
 
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
+from proofbook.checks.localise import Execution
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.streams import Stream, along, slice_row, sliceable
 
@@ -254,7 +255,16 @@ class Decoder:
         Returns:
             The scores, batch × (stop - start) × vocabulary, and the cache; None where the class returned none.
         """
-        session, stream = self.trial.session, self.stream
+        session = self.trial.session
+        placed = session.place(self.part(start, stop, inputs, masked))
+        outputs = session.call({**placed, self.cache: cache} if cache is not None else placed)
+        return outputs.logits.detach().cpu(), getattr(outputs, self.cache, None)
+
+    def part(
+        self, start: int, stop: int, inputs: Mapping[str, Any] | None = None, masked: bool | None = None
+    ) -> dict[str, Any]:
+        """What :meth:`step` is given beside the cache."""
+        stream = self.stream
         whole = stream.with_mask(self.reading if inputs is None else inputs)
         members = stream.members(whole)
         given = stream.cut(whole, start, stop)
@@ -263,9 +273,32 @@ class Decoder:
         given = {**given, stream.mask: whole[stream.mask][:, :stop], **self.caching(True)}
         if not self.takes_mask(start, self.has_text_alone if masked is None else masked):
             del given[stream.mask]
-        placed = session.place(given)
-        outputs = session.call({**placed, self.cache: cache} if cache is not None else placed)
-        return outputs.logits.detach().cpu(), getattr(outputs, self.cache, None)
+        return given
+
+    def behind(
+        self,
+        cache: Callable[[], Any],
+        start: int,
+        stop: int,
+        inputs: Mapping[str, Any] | None = None,
+        masked: bool | None = None,
+        row: int | None = None,
+    ) -> Execution:
+        """The call that :meth:`step` makes, to be looked at; ``cache`` makes the calls before it, and gives theirs."""
+
+        def before() -> dict[str, Any]:
+            kept = cache()
+            return {} if kept is None else {self.cache: kept}
+
+        return Execution(self.trial.called, self.part(start, stop, inputs, masked), row, before=before)
+
+    def at_once(self, start: int, stop: int, inputs: Mapping[str, Any] | None = None) -> Execution:
+        """The call that reads the prompt, or other inputs of its layout, at once: tokens ``start`` to before ``stop``
+        of it."""
+        inputs = self.reading if inputs is None else inputs
+        at = torch.arange(self.stream.length(inputs))
+        seen = (at >= start) & (at < stop)
+        return Execution(self.trial.called, {**inputs, **self.caching(False)}, seen=seen)
 
     def takes_mask(self, start: int, masked: bool) -> bool:
         """Whether a step from token ``start`` on is given a mask.

@@ -20,6 +20,7 @@ from proofbook.catalog import Weights
 from proofbook.checks.against import against_truth
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.influence import Measure, arranged
+from proofbook.checks.localise import Execution
 from proofbook.checks.padded_text import require_separate
 from proofbook.checks.plain import agree, call, draw_widely, eager, placed, same
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
@@ -118,15 +119,21 @@ def packed_rows(trial: Trial) -> Observation:
         together = trial.run(packed)
     except RuntimeError as error:  # what reads the mask beside its attention
         raise NotApplicable(f"it takes no mask of tokens × tokens: {error}") from error
-    comparisons = []
+    comparisons, apart = list[Comparison](), list[tuple[int, Tensor]]()
     for row, (outputs, length) in enumerate(zip(alone, lengths, strict=True)):
-        at = sum(lengths[:row])
+        own = torch.repeat_interleave(torch.tensor(lengths)) == row
         for name, one in outputs.items():
             if one.dim() > 1 and one.shape[:2] == (1, length) and name in together:
-                comparisons += trial.agree({name: together[name][:, at : at + length]}, {name: one}, f", row {row}")
+                comparisons += trial.agree({name: together[name][:, own]}, {name: one}, f", row {row}")
+                apart += [(row, own)] * (not comparisons[-1].passed)
     if not comparisons:
         raise NotApplicable("no output has an entry a token")
-    return Observation.of(comparisons, f"1 in each of {len(rows)} rows")
+
+    def executions() -> tuple[Execution, Execution]:
+        row, own = apart[0]
+        return Execution(trial.called, packed, seen=own), Execution(trial.called, rows[row])
+
+    return Observation.of(comparisons, f"1 in each of {len(rows)} rows", executions=executions if apart else None)
 
 
 def _numbered(trial: Trial, row: Mapping[str, Any]) -> Tensor:

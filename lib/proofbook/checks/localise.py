@@ -1,7 +1,7 @@
 """Where do two executions part? Module by module, then operator by operator, the first to add an error of its own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from proofbook.checks.hidden import without_padding
-from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype
+from proofbook.checks.plain import placed
+from proofbook.checks.truth import CALL_SEED, computing_in
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.runtime import Trace
@@ -26,27 +27,31 @@ Tensors = dict[str, torch.Tensor]
 @dataclass(frozen=True)
 class Execution:
     """One call of a model where it is: with these inputs, floating ones in its dtype; all rows of it, or one, and all
-    tokens, or some."""
+    tokens, or some. It may be the last of several, of which the others left it a cache."""
 
     model: nn.Module
     inputs: Mapping[str, Any]
     row: int | None = None
     # which tokens are looked at: a boolean for each that a row has
     seen: torch.Tensor | None = None
+    # makes the calls before this one, and gives what they hand on to it beside its inputs
+    before: Callable[[], Mapping[str, Any]] = dict
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the model's parameters."""
         return next(one.dtype for one in self.model.parameters() if one.is_floating_point())
 
-    def call(self) -> None:
-        """Make the call."""
-        device = next(self.model.parameters()).device
-        given = in_dtype(self.inputs, self.dtype)
-        placed = {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in given.items()}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(self.dtype):
-            torch.manual_seed(CALL_SEED)
-            self.model(**placed)
+    def ready(self) -> Callable[[], Any]:
+        """Make the calls before this one; what is returned makes this one, once."""
+        given = {**placed(self.model, self.inputs, self.dtype), **self.before()}
+
+        def call() -> Any:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), computing_in(self.dtype):
+                torch.manual_seed(CALL_SEED)
+                return self.model(**given)
+
+        return call
 
     def kept(self, values: Any) -> Tensors:
         """Copies on the CPU of all tensors in what goes into or comes out of a call, of what is looked at."""
@@ -81,10 +86,7 @@ class Step:
 
 def walk(actual: Execution, expected: Execution) -> list[Step]:
     """Both executions side by side; the steps in the order in which modules return."""
-    with _recorded(actual) as seen:
-        actual.call()
-    with _recorded(expected) as true:
-        expected.call()
+    seen, true = _recorded(actual), _recorded(expected)
     kinds = {name: type(module).__name__ for name, module in actual.model.named_modules()}
     return [
         Step(name, kinds[name], _distance(seen[name, call][0], ins), _distance(seen[name, call][1], outs), call)
@@ -141,27 +143,32 @@ def first_divergence(steps: Sequence[Step], floor: float) -> Step | None:
 
 def steepest(steps: Sequence[Step], floor: float) -> Step | None:
     """The call that multiplies the error of its inputs the most; inputs nearer than the floor count as that far."""
-    return max(steps, key=lambda step: step.outputs / max(step.inputs, floor), default=None)
+
+    def growth(step: Step) -> float:
+        return step.outputs / max(step.inputs, floor) if math.isfinite(step.inputs) else 0.0
+
+    return max(steps, key=growth, default=None)
 
 
-@contextmanager
-def _recorded(execution: Execution) -> Iterator[dict[tuple[str, int], tuple[Tensors, Tensors]]]:
-    """Keep what goes into and comes out of every module's call, by the module's name and the number of the call."""
+def _recorded(execution: Execution) -> dict[tuple[str, int], tuple[Tensors, Tensors]]:
+    """What goes into and comes out of every module's call, by the module's name and the number of the call."""
+    call = execution.ready()
     seen: dict[tuple[str, int], tuple[Tensors, Tensors]] = {}
     counts: dict[str, int] = {}
     handles = []
     for name, module in execution.model.named_modules():
 
         def keep(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            call = counts[name] = counts.get(name, -1) + 1
-            seen[name, call] = (execution.kept([args, kwargs]), execution.kept(output))
+            number = counts[name] = counts.get(name, -1) + 1
+            seen[name, number] = (execution.kept([args, kwargs]), execution.kept(output))
 
         handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
-        yield seen
+        call()
     finally:
         for handle in handles:
             handle.remove()
+    return seen
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,7 @@ class _Watch(OperatorMode):
 
 def _watched(execution: Execution, within: Step) -> list[_Operation]:
     """The operators of one call of one module."""
-    watch, calls = _Watch(execution.kept), [-1]
+    call, watch, calls = execution.ready(), _Watch(execution.kept), [-1]
     module = execution.model.get_submodule(within.name)
 
     def enter(*_: Any) -> None:
@@ -209,7 +216,7 @@ def _watched(execution: Execution, within: Step) -> list[_Operation]:
 
     handles = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
     try:
-        execution.call()
+        call()
     finally:
         for handle in handles:
             handle.remove()
@@ -227,13 +234,19 @@ def _together(operations: "_Operation | Sequence[_Operation]") -> _Operation | N
 
 
 def _distance(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> float:
-    """The largest relative RMSE between floating tensors of the same name and shape; masked values count when equal."""
+    """The largest relative RMSE between floating tensors of the same name and shape; masked values count when equal.
+
+    Whole numbers (tokens, positions) are the same, or infinitely far apart.
+    """
     worst = 0.0
     for name, true in expected.items():
         tensor = actual.get(name)
-        if tensor is None or tensor.numel() != true.numel() or not true.is_floating_point() or "mask" in name:
+        if tensor is None or tensor.numel() != true.numel() or "mask" in name:
             continue  # a mask has another form for each attention implementation
         tensor = tensor.reshape(true.shape)  # kernels fold heads into rows, or don't
+        if not true.is_floating_point():
+            worst = worst if torch.equal(tensor, true) else math.inf
+            continue
         limit = torch.finfo(tensor.dtype if tensor.is_floating_point() else torch.float32).max / 2
         a, b = tensor.double().clamp(-limit, limit), true.double().clamp(-limit, limit)
         valid = (b.abs() < limit) & b.isfinite()

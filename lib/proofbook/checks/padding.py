@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from proofbook.checks.caching import evidence_of_reading
 from proofbook.checks.compare import Comparison
 from proofbook.checks.localise import Execution
 from proofbook.checks.padded_text import PaddedText
 from proofbook.checks.plain import agree, call, moved, placed, rounding
 from proofbook.checks.plain_decoding import read_in_parts, unpadded
+from proofbook.checks.reading import evidence_of_reading
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.signal import kept_ids
@@ -175,13 +176,21 @@ def cross_attention_mask(trial: Trial) -> Observation:
     hidden[:, ::3] = 0
     reading = {**reading, "attention_mask": hidden}
     noise = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states) * states.std()
-    moved = {}
-    for word, bits in (("0", hidden == 0), ("1", hidden != 0)):
-        given = type(decoder.encoded)(last_hidden_state=states + noise * bits[..., None].to(states))
-        moved[word] = trial.run({**reading, "encoder_outputs": given})["logits"]
+    moved = [
+        {**reading, "encoder_outputs": type(decoder.encoded)(last_hidden_state=states + noise * bits[..., None])}
+        for bits in (hidden == 0, hidden != 0)
+    ]
     expected = {"logits": trial.run(reading)["logits"]}
-    unseen, seen = (trial.agree({"logits": moved[word]}, expected)[0] for word in ("0", "1"))
-    found = Observation.of([unseen], "1 under bits of 0, more under bits of 1")
+    unseen, seen = (trial.agree({"logits": trial.run(given)["logits"]}, expected)[0] for given in moved)
+    found = Observation.of(
+        [unseen],
+        "1 under bits of 0, more under bits of 1",
+        # of the encoder's states those that the first row sees
+        executions=lambda: (
+            Execution(trial.called, moved[0], 0, hidden[0].bool()),
+            Execution(trial.called, reading, 0, hidden[0].bool()),
+        ),
+    )
     found = replace(found, evidence={"prompt": decoder.prompt, "again": [*reading], "hidden": hidden})
     if seen.ratio >= min(1.0, trial.tolerance.signal):
         return found
@@ -225,7 +234,8 @@ def padded_decoding(trial: Trial) -> Observation:
         raise NotApplicable(f"{trial.spec.model_class} takes no cache")
     text.require_mask()
     batch = text.padded("left")
-    length, cache, comparisons = text.stream.length(batch), None, list[Comparison]()
+    length, cache = text.stream.length(batch), None
+    comparisons, apart = list[Comparison](), list[tuple[int, int]]()
     known = evidence_of_reading(decoder, [length - DECODED, *[1] * DECODED], inputs=batch)
     starts = [0, *range(length - DECODED, length)]
     for start, stop in zip(starts, [*starts[1:], length], strict=True):
@@ -237,7 +247,23 @@ def padded_decoding(trial: Trial) -> Observation:
             expected = alone["logits"][0, -(length - start) :][: stop - start] if start else None
             if expected is not None:
                 comparisons += trial.agree({"logits": scores[row]}, {"logits": expected}, f", row {row}, token {start}")
-    return replace(Observation.of(comparisons, f"1 in each row at {DECODED} tokens"), evidence=known)
+                apart += [(row, start)] * (not comparisons[-1].passed)
+
+    def executions() -> tuple[Execution, Execution]:
+        row, at = apart[0]
+
+        def cache() -> Any:
+            kept = None
+            for start, stop in pairwise([one for one in starts if one <= at]):
+                _, kept = decoder.step(kept, start, stop, batch)
+            return kept
+
+        own = at - length + text.stream.length(text.rows[row])
+        return decoder.behind(cache, at, at + 1, batch, row=row), decoder.at_once(own, own + 1, text.rows[row])
+
+    allowed = f"1 in each row at {DECODED} tokens"
+    seen = Observation.of(comparisons, allowed, executions=executions if apart else None)
+    return replace(seen, evidence=known)
 
 
 @reproduces(padded_decoding)

@@ -50,9 +50,14 @@ def window(trial: Trial) -> Observation:
     beyond = torch.arange(length) > torch.tensor(places)[:, None] + reach
     expected = scores[:1].expand_as(scores[1:])
     actual = torch.where(beyond[..., None], scores[1:], expected)
-    found = Observation.of(
-        trial.agree({"logits": actual}, {"logits": expected}), f"1 beyond {reach} tokens, more within", f"reach {reach}"
-    )
+
+    def executions() -> tuple[Execution, Execution]:
+        number = int((actual - expected).abs().flatten(1).amax(1).argmax())
+        copy_, text = (Execution(trial.called, inputs, row, beyond[number]) for row in (number + 1, 0))
+        return copy_, text
+
+    comparisons = trial.agree({"logits": actual}, {"logits": expected})
+    found = Observation.of(comparisons, f"1 beyond {reach} tokens, more within", f"reach {reach}", executions)
     within = [(number, place + reach) for number, place in enumerate(places, 1) if place + reach < length]
     noise, enough = trial.noise.get("logits"), min(1.0, trial.tolerance.signal)
     short = [

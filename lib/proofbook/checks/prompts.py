@@ -20,10 +20,12 @@ from proofbook.checks.generation import (
     plain_configuration,
 )
 from proofbook.checks.hidden import without_padding
+from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager, moved, rounding
 from proofbook.checks.plain_decoding import generated, likeliest_of, texts
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
+from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import floor_outputs, truth_of
 from proofbook.subject.tasks.task import Row
@@ -69,6 +71,7 @@ def mixed_batch(trial: Trial) -> Observation:
     """A row gives the same alone and beside rows with more pictures than its own, or with none."""
     composer = Composer.of(trial)
     comparisons, counted, known = list[Comparison](), list[str](), dict[str, Any]()
+    apart = list[tuple[Execution, Execution]]()
     for counts, inputs in _mixtures(composer):
         counted.append(", ".join(map(str, counts)))
         rows = [composer.alone(composer.row(row, count)) for row, count in enumerate(counts)]
@@ -79,7 +82,11 @@ def mixed_batch(trial: Trial) -> Observation:
             (single,) = composer.scores(rows[row])
             note = f", row {row} of {count} {composer.sees}s"
             comparisons += trial.agree({"logits": scores}, {"logits": single}, note)
-    seen = Observation.of(comparisons, f"1 in rows of {' and of '.join(counted)} {composer.sees}s")
+            if not comparisons[-1].passed:
+                own = Stream("input_ids", "attention_mask").visible(inputs)[row]
+                apart.append((Execution(trial.called, inputs, row, own), Execution(trial.called, rows[row])))
+    allowed = f"1 in rows of {' and of '.join(counted)} {composer.sees}s"
+    seen = Observation.of(comparisons, allowed, executions=(lambda: apart[0]) if apart else None)
     return replace(seen, evidence=known)
 
 
