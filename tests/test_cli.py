@@ -70,6 +70,14 @@ def test_lists_are_json_on_demand(proofbook: Call) -> None:
     assert "164" in proofbook("list", "suites")[1]
 
 
+def test_known_faults_are_listed_by_cause(proofbook: Call) -> None:
+    listed = json.loads(proofbook("list", "faults", "--json")[1])
+    (attention,) = (one for one in listed if one["model"] == "deberta" and "bfloat16" in one["checks"])
+    assert attention["checks"] == ["bfloat16", "float16"]
+    assert attention["issue"].startswith("https://")
+    assert proofbook("list", "faults", "--new")[0] == 2
+
+
 def test_the_doctor_knows_the_cpu_and_what_optional_packages_enable(proofbook: Call) -> None:
     status, said = proofbook("doctor", "--json")
     found = json.loads(said)
@@ -130,7 +138,7 @@ def test_a_run_passes_fails_or_is_blocked_with_its_status(workbook: Path, proofb
         (["debug", "notebooks/speech.ipynb"], "is not the executed notebook of a case"),
         (["debug", "some-speech"], "notebooks/speech.ipynb can't be read"),
         (["debug", "some-multimodal"], "notebooks/multimodal.ipynb can't be read"),
-        (["list", "everything"], "'everything' is not one of 'models', 'targets', 'suites', 'checks'"),
+        (["list", "everything"], "'everything' is not one of 'models', 'targets', 'suites', 'checks', 'faults'"),
         (["fly"], "No such command 'fly'"),
     ],
 )

@@ -40,6 +40,7 @@ class Listed(StrEnum):
     TARGETS = "targets"
     SUITES = "suites"
     CHECKS = "checks"
+    FAULTS = "faults"
 
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of weights and inputs.")]
@@ -159,18 +160,21 @@ def run(
 def list_(
     what: Listed,
     every: Annotated[
-        bool, typer.Option("--all", help="Of models: also the other architectures of the installed transformers.")
+        bool,
+        typer.Option("--all", help="Of models and faults: also the other architectures of the installed transformers."),
     ] = False,
     new: Annotated[
         bool, typer.Option("--new", help="Of models: only architectures newer than this release of proofbook.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """List models, targets, suites or checks."""
+    """List models, targets, suites, checks, or the faults of libraries that are known."""
     from proofbook.cli.listing import Extent, show
 
-    if (every or new) and what is not Listed.MODELS:
-        raise typer.BadParameter(f"{'--all' if every else '--new'} is for models, not for {what}")
+    if (every and what not in (Listed.MODELS, Listed.FAULTS)) or (new and what is not Listed.MODELS):
+        raise typer.BadParameter(
+            f"{'--new' if new else '--all'} is for models{'' if new else ' and faults'}, not for {what}"
+        )
     show(what, json, Extent.NEW if new else Extent.ALL if every else Extent.ENTERED)
 
 

@@ -2,9 +2,10 @@
 
 import json
 from enum import Enum, auto
+from itertools import groupby
 from typing import Any
 
-from proofbook.catalog import Catalog, Model, load_catalog
+from proofbook.catalog import Catalog, KnownFault, Model, load_catalog
 from proofbook.cli.app import Listed
 from proofbook.cli.console import console, root, table
 
@@ -66,6 +67,20 @@ def _rows(what: Listed, catalog: Catalog, extent: Extent) -> list[dict[str, Any]
             return [
                 {"name": check.name, "family": check.family, "description": check.description} for check in registered()
             ]
+        case Listed.FAULTS:
+            return [row for model in _models(catalog, extent) for row in _faults(model)]
+
+
+def _faults(model: Model) -> list[dict[str, Any]]:
+    """What is known to be wrong with a model, a row a cause: it may show in several checks."""
+
+    def cause(fault: KnownFault) -> dict[str, Any]:
+        return fault.model_dump(mode="json", include={"reason", "targets", "needs", "expires", "issue"})
+
+    return [
+        {"model": model.name, "checks": [fault.check for fault in several], **told}
+        for told, several in groupby(sorted(model.known_faults, key=lambda one: str(cause(one))), key=cause)
+    ]
 
 
 def _suite(name: str, catalog: Catalog) -> dict[str, Any]:
