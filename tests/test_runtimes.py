@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from proofbook.catalog import load_catalog
 from proofbook.runtimes import runtime_of
+from proofbook.runtimes.attention import prefer
 from proofbook.runtimes.devices import DEVICES, detect, require_device
 from proofbook.runtimes.outputs import flatten
 from proofbook.verdict import Blocked
@@ -70,3 +72,52 @@ def test_what_ran_where_is_counted_by_dtype() -> None:
     assert proof.ran == {("cpu", "bfloat16"): 8, ("cpu", "float32"): 16}
     assert proof.where == "cpu"
     assert not proof.fallbacks
+
+
+class Attending(nn.Module):
+    """Attention whose values are narrower than its keys, if so asked: a kernel takes one width alone."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x[..., : self.width])
+
+
+@pytest.fixture
+def kernels_by_torch() -> Iterator[None]:
+    yield
+    prefer(None)
+
+
+@pytest.mark.usefixtures("kernels_by_torch")
+@pytest.mark.parametrize(
+    ("options", "width", "kernels", "fallbacks"),
+    [
+        ({}, 16, {"flash": 1}, []),
+        ({"attention": "math"}, 16, {"math": 1}, []),
+        ({"attention": "flash"}, 16, {"flash": 1}, []),
+        ({"attention": "flash"}, 8, {"math": 1}, ["attention by math"]),
+    ],
+)
+def test_the_kernel_of_attention_is_seen_and_another_than_asked_for_is_a_fallback(
+    options: dict[str, str], width: int, kernels: dict[str, int], fallbacks: list[str]
+) -> None:
+    target = load_catalog().target("cpu").model_copy(update={"options": options})
+    proof = runtime_of("eager").prepare(Attending(width), [], target).proof({"x": torch.ones(1, 2, 4, 16)})
+    assert proof.attention == kernels
+    assert [one.kind for one in proof.fallbacks] == fallbacks
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"atention": "math"}, "target cpu: eager has no option 'atention'; known: attention"),
+        ({"attention": "fast"}, "option attention is 'fast'; allowed: flash, efficient, cudnn, math"),
+    ],
+)
+def test_an_option_that_a_runtime_does_not_know_is_named(options: dict[str, str], said: str) -> None:
+    target = load_catalog().target("cpu").model_copy(update={"options": options})
+    with pytest.raises(ValueError, match=said):
+        runtime_of("eager").prepare(nn.Linear(4, 4), [], target)

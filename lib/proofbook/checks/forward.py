@@ -117,10 +117,11 @@ def ran_on_target(trial: Trial) -> Observation:
     known = [one for one in proof.fallbacks if one.kind in allows]
     allowed = [f"{one.kind} ({one.detail}), allowed: {allows[one.kind]}" for one in known]
     shares = [f"{count / total:.1%} {where} {kind}" for (where, kind), count in sorted(proof.ran.items())]
+    kernels = [f"attention by {kernel}: {count} calls" for kernel, count in sorted(proof.attention.items())]
     return Observation(
         passed=not wrong and there > 0,
         observed=f"{there} of {total} {proof.unit} on {proof.where} in {dtype}, "
         + (", ".join(dict.fromkeys(one.kind for one in wrong)) or "no fallback"),
         allowed=f"more than 0 on {proof.where} in {dtype}, no fallback" + " but those allowed by name" * bool(allows),
-        detail="; ".join([*(f"{one.kind}: {one.detail}" for one in wrong), ", ".join(shares), *allowed]),
+        detail="; ".join([*(f"{one.kind}: {one.detail}" for one in wrong), ", ".join(shares), *kernels, *allowed]),
     )

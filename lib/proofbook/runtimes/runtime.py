@@ -1,7 +1,7 @@
 """What a runtime does for the rest of proofbook, which knows no runtime by name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -25,17 +25,15 @@ class Proof:
     """What ran where in one call.
 
     ``ran`` counts by (where, dtype), in ``unit``: elements computed by a device, nodes run by an execution provider,
-    kernels launched. ``where`` is the place of them that the target promises.
+    kernels launched. ``where`` is the place of them that the target promises. ``attention`` counts calls of scaled dot
+    product attention by the kernel that computed them, as far as the runtime tells.
     """
 
     ran: Mapping[tuple[str, str], int]
     unit: str
     where: str
     fallbacks: tuple[Fallback, ...] = ()
-
-    def on(self, where: str) -> int:
-        """How much ran in a place."""
-        return sum(count for (place, _), count in self.ran.items() if place == where)
+    attention: Mapping[str, int] = field(default_factory=dict)
 
 
 class Refused(Exception):
