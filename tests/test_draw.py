@@ -11,13 +11,15 @@ from torch import nn
 from transformers import BertConfig, BertModel, MarianConfig, MarianMTModel
 
 from chains import chain
-from proofbook.catalog import load_catalog
+from proofbook.catalog import Weights, load_catalog
+from proofbook.checks.trial import Trial
 from proofbook.checks.truth import Float64
 from proofbook.subject.draw import build_model, draw_parameters, seeded
 from proofbook.subject.shrink import tiny_config
 from proofbook.verdict import Blocked
 
-MODELS = load_catalog().models
+CATALOG = load_catalog()
+MODELS = CATALOG.models
 
 
 def built(name: str, seed: int = 0) -> nn.Module:
@@ -94,6 +96,25 @@ def test_norms_are_spread_and_statistics_are_not_neutral() -> None:
     assert weights.std() > 0.1
     unit = [parameter for name, parameter in built("gemma").named_parameters() if name.endswith("layernorm.weight")]
     assert torch.cat(unit).detach().mean() == pytest.approx(0, abs=0.1)  # of norms that add 1 themselves
+
+
+def test_the_statistics_of_batch_norms_are_those_of_what_comes_in() -> None:
+    trial = Trial(MODELS["efficientnet"], CATALOG.target("cpu"), Weights.TINY, 0, CATALOG.tolerances)
+    seen = list[tuple[float, float]]()
+
+    def look(norm: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(args[0], (0, 2, 3), correction=0)
+        off = ((mean - norm.get_buffer("running_mean")) / norm.get_buffer("running_var").sqrt()).square().mean().sqrt()
+        seen.append((float(off), float((variance / norm.get_buffer("running_var")).median())))
+
+    for module in trial.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(look)
+    trial.run()
+    assert len(seen) > 10
+    for off, ratio in seen:
+        assert off < 1
+        assert 0.5 < ratio < 2
 
 
 def test_gates_and_layer_scales_are_open() -> None:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from proofbook.catalog import Model, Weights
 from proofbook.compat import DTYPE
+from proofbook.subject.batch_norms import has_statistics, settle_statistics
 from proofbook.subject.draw import build_model, library_blocks, model_class
 from proofbook.subject.hub import download
 from proofbook.subject.pipelines import is_pipeline, load_denoiser, load_pipeline, write_tiny_pipeline
@@ -23,6 +24,8 @@ from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.remote_code import brought_class
 from proofbook.subject.requirements import check_needs
 from proofbook.subject.shrink import tiny_config
+from proofbook.subject.tasks import task_named
+from proofbook.subject.tasks.task import Subject
 from proofbook.verdict import Blocked
 
 _PROCESSOR_FILES = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
@@ -74,8 +77,13 @@ def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
         config = tiny_config(spec)
         processor = build_processor(spec, config)
     align(config, processor)
+    model = build_model(spec, config, seed)
+    if has_statistics(model):
+        task, subject = task_named(spec.task), Subject(config, processor, spec.tiny.inputs if spec.tiny else {})
+        encoded = task.encode(subject, task.rows(subject))
+        settle_statistics(model, model.get_submodule(encoded.module), encoded.inputs)
     with _no_progress_bars():
-        build_model(spec, config, seed).save_pretrained(folder)
+        model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)
     return folder
