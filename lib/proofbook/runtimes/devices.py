@@ -1,8 +1,11 @@
 """Which devices this machine has, found by using each one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from proofbook.verdict import Blocked
 
@@ -61,6 +64,15 @@ def detect(name: str) -> Device:
 def detect_all() -> dict[str, Device]:
     """Try every device."""
     return {name: detect(name) for name in DEVICES}
+
+
+def moved(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Copies of inputs on a device, floating point in a dtype."""
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().clone().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+    return dict(tree_map_only(torch.Tensor, move, dict(inputs)))
 
 
 def synchronize(device: torch.device) -> None:

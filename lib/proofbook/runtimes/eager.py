@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from proofbook.catalog import Target
 from proofbook.runtimes.attention import KERNELS, AttentionCalls, prefer
-from proofbook.runtimes.devices import require_device, synchronize
+from proofbook.runtimes.devices import moved, require_device, synchronize
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.options import chosen
 from proofbook.runtimes.outputs import flatten
@@ -44,11 +44,7 @@ class EagerSession:
         self.prepare_s: dict[str, float] = {}
 
     def place(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-            return tensor.detach().clone().to(self.device, dtype)
-
-        return dict(tree_map_only(torch.Tensor, move, dict(inputs)))
+        return moved(inputs, self.device, self.dtype)
 
     def call(self, placed: Mapping[str, Any]) -> Any:
         with torch.no_grad():

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
 from proofbook.catalog import Target
-from proofbook.runtimes.devices import require_device, synchronize
+from proofbook.runtimes.devices import moved, require_device, synchronize
 from proofbook.runtimes.exporting import Program, experts_by, export, tensors_of
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.refusals import refusing
@@ -121,9 +120,9 @@ class GraphSession:
         if found is None:
             return None
         module, seen = found
-        walked = _Walked(module)
+        walked = Walked(module)
         with torch.no_grad():
-            walked.run(dict(tensors))
+            walked.run(*tensors.values(), enable_io_processing=False)
         return Trace(walked.operations, seen, walked.values)
 
     def synchronize(self) -> None:
@@ -135,12 +134,7 @@ class GraphSession:
         self._graphs.clear()
 
     def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        dtype = getattr(torch, self._target.dtype)
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.detach().clone().to(self.device, dtype if tensor.is_floating_point() else tensor.dtype)
-
-        return dict(tree_map_only(Tensor, move, dict(inputs)))
+        return moved(inputs, self.device, getattr(torch, self._target.dtype))
 
     def _for(self, placed: Mapping[str, Any], tensors: Tensors) -> tuple[Program, Graph]:
         """The graph that takes these inputs, made now if there is none."""
@@ -160,7 +154,7 @@ class GraphSession:
         return program, graph
 
 
-class _Walked(fx.Interpreter):
+class Walked(fx.Interpreter):
     """Keeps the value of every operation of a graph as it runs."""
 
     def __init__(self, module: fx.GraphModule) -> None:

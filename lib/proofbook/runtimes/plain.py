@@ -20,3 +20,19 @@ def through_onnxruntime(model: nn.Module, inputs: Mapping[str, Any]) -> list[Ten
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         given = {one.name: tensor.numpy() for one, tensor in zip(session.get_inputs(), tensors, strict=True)}
         return [torch.from_numpy(one) for one in session.run(None, given)]
+
+
+def through_inductor(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """The outputs of a model in their order, compiled by torch.compile."""
+    with torch.no_grad():
+        outputs = torch.compile(model)(**inputs)
+    return [one for one in tree_leaves(outputs) if isinstance(one, Tensor)]
+
+
+def through_aotinductor(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """The outputs of a model in their order, exported, and compiled by AOTInductor to a package."""
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        exported = torch.export.export(model, (), dict(inputs), strict=False)
+        package = torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/model.pt2")
+        outputs = torch._inductor.aoti_load_package(package)(**inputs)
+    return [one for one in tree_leaves(outputs) if isinstance(one, Tensor)]

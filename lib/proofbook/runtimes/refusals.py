@@ -23,6 +23,9 @@ _SAYS = (
     ("no overload for the arguments of", r"Cannot find a compatible OpOverload for (?P<what>[\w.:]+)"),
     ("a view that strides do not allow", r"Cannot view a tensor with shape"),
     ("a module that its own forward changes", r"_apply\(\): Couldn't swap|Cannot swap t1"),
+    (_OPERATOR, r"(?s)(?:MissingOperator|LoweringException).*?target: (?P<what>[\w.:]+)"),
+    ("C++ code that does not compile", r"CppCompileError"),
+    ("more graphs than torch makes of a frame", r"recompile limit exceeded"),
     ("out of memory", r"out of memory|std::bad_alloc|MemoryError"),
 )
 _ANSI = re.compile(r"\x1b?\[\d+m")
