@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.bert import modeling_bert
 
+from proofbook.batch.machine import lack, usable_targets
 from proofbook.catalog import Target, Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk_graph
 from proofbook.checks.registry import Finding, examine, registered
@@ -159,6 +160,12 @@ def test_without_a_compiler_the_target_is_blocked(monkeypatch: pytest.MonkeyPatc
         assert "Install g++" in missing(name)
 
 
+def test_targets_that_take_minutes_run_only_when_they_are_named() -> None:
+    catalog = load_catalog()
+    assert not lack(catalog.target("inductor-cpu"))
+    assert "inductor-cpu" not in usable_targets(catalog) and "cpu" in usable_targets(catalog)
+
+
 @pytest.mark.parametrize("name", ["inductor-cuda", "inductor-cudagraphs-cuda-fp16", "aotinductor-cuda"])
 def test_without_a_gpu_its_targets_are_blocked(name: str) -> None:
     if torch.cuda.is_available():
@@ -181,9 +188,9 @@ def test_a_wrong_kernel_is_found_at_its_step_and_operation(monkeypatch: pytest.M
 
 
 def test_a_wrong_decomposition_is_found_at_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._inductor.decomposition import decompositions
+    from torch._inductor.decomposition import select_decomp_table
 
-    monkeypatch.setitem(decompositions, aten.silu.default, lambda x: x * torch.tanh(x))
+    monkeypatch.setitem(select_decomp_table(), aten.silu.default, lambda x: x * torch.tanh(x))
     steps = compiled(Calling(nn.functional.silu)).stages(given())
     assert torch.allclose(steps["dynamo"]["output"], steps["torch"]["output"])
     assert not torch.allclose(steps["AOTAutograd"]["output"], steps["torch"]["output"], atol=1e-2)

@@ -166,8 +166,9 @@ def visible(kind: str | None, unit: int | None) -> dict[str, str]:
 
 
 def usable_targets(catalog: Catalog) -> list[str]:
-    """The targets whose device and runtime this machine has, in the order of ``targets.yaml``."""
-    return [target.name for target in catalog.targets.values() if not lack(target)]
+    """The targets that run without being named and whose device and runtime this machine has, in the order of
+    ``targets.yaml``."""
+    return [target.name for target in catalog.targets.values() if target.default and not lack(target)]
 
 
 def lack(target: Target) -> str:

@@ -214,6 +214,8 @@ class Target(Entry):
     options: dict[str, Any] = {}
     # kinds of fallback that do not fail a case, and why; all others do
     allows: dict[str, Reason] = {}
+    # False for one that takes minutes a case: it runs when it is named
+    default: bool = True
     description: str
 
 

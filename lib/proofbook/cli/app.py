@@ -68,7 +68,10 @@ def run(
     category: Annotated[list[Category] | None, typer.Option(help="Only this category; may be repeated.")] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Hardware targets: one, or several with commas; may be repeated. All that this machine has."),
+        typer.Option(
+            help="Hardware targets: one, or several with commas; may be repeated. All that this machine has, "
+            "but for those that take minutes a case."
+        ),
     ] = None,
     weights: Annotated[Weights | None, typer.Option(help="Weights of every case; tiny, or the suite's.")] = None,
     folder: Folder = None,

@@ -94,6 +94,9 @@ class InductorSession:
         self._model = model
         self._dtype = getattr(torch, target.dtype)
         self._backend = Backend(options.mode, options.dynamic)
+        # as in all graphs there is no cache
+        cached = "use_cache" in inspect.signature(model.forward).parameters
+        self._fixed = {"use_cache": False} if cached else {}
         # what dynamo says of each frame that it compiled, and how many of these are those of the examples
         self._compiled: list[CompilationMetrics] = []
         self._ready = 0
@@ -107,14 +110,11 @@ class InductorSession:
         self._ready = len(self._compiled)
 
     def place(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        placed = moved(inputs, self.device, self._dtype)
-        if "use_cache" in inspect.signature(self._model.forward).parameters:
-            placed["use_cache"] = False  # as in all graphs
-        return placed
+        return moved(inputs, self.device, self._dtype)
 
     def call(self, placed: Mapping[str, Any]) -> Any:
         with torch.no_grad():
-            return self._call(**placed)
+            return self._call(**{**placed, **self._fixed})
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         placed = self.place(inputs)
@@ -145,7 +145,7 @@ class InductorSession:
         from proofbook.runtimes.inductor_backend import AOT, DYNAMO
 
         with torch.no_grad():
-            steps: dict[str, Tensors] = {"torch": flatten(self._model(**self.place(inputs)))}
+            steps: dict[str, Tensors] = {"torch": flatten(self._model(**{**self.place(inputs), **self._fixed}))}
         self.run(inputs)  # what has to be compiled is compiled by all steps
         for step in (DYNAMO, AOT):
             with self._backend.answering(step):
