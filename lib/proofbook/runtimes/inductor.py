@@ -221,14 +221,20 @@ class InductorSession:
 
 def require_compiler() -> None:
     """See that there is a C++ compiler, the one that inductor takes: its kernels for the CPU are C++, and so is what
-    launches those of a GPU.
+    launches those of a GPU; and OpenSSL's command, by which torch knows the headers that it precompiles.
 
     Raises:
-        Blocked: there is none.
+        Blocked: one of them is missing.
     """
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if sys.platform != "win32" and shutil.which(name) is None:
-        raise Blocked(name, f"no C++ compiler {name} is found", "Install g++, or set $CXX to another compiler")
+    if sys.platform == "win32":  # where torch looks for others
+        return
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    for name, remedy in (
+        (compiler, "Install g++, or set $CXX to another C++ compiler"),
+        ("openssl", "Install openssl"),
+    ):
+        if shutil.which(name) is None:
+            raise Blocked(name, f"{name} is not found, with which inductor compiles", remedy)
 
 
 def _seconds(made: "Sequence[CompilationMetrics]") -> dict[str, float]:
