@@ -92,6 +92,8 @@ def test_what_a_runtime_refuses_is_refused_by_stage_and_cause() -> None:
         ("Failed operations:\naten::fft_rfft with a message:\nNo rule", "unsupported operator aten::fft_rfft"),
         ("Could not guard on data-dependent expression Eq(u0, 1)", "data-dependent shape"),
         ("_apply(): Couldn't swap Linear.weight", "a module that its own forward changes"),
+        ("LoweringException: NotImplementedError: x\n  target: aten.angle.default", "unsupported operator aten.angle"),
+        ("Dynamo recompile limit exceeded", "more graphs than torch makes of a frame"),
         ("something else", "RuntimeError"),
     ],
 )

@@ -132,6 +132,11 @@ def test_cuda_graphs_that_were_asked_for_and_skipped_are_seen_with_the_reason() 
     assert "skipping cudagraphs due to" in found[NO_CUDA_GRAPH]
 
 
+def test_a_graph_that_computes_nothing_has_all_its_steps() -> None:
+    steps = compiled(Calling(lambda x: x)).stages(given())
+    assert len(steps) == 4 and all(torch.equal(one["output"], given()["x"]) for one in steps.values())
+
+
 def test_all_sizes_are_open_from_the_first_call_where_a_target_says_so() -> None:
     session = compiled(Calling(torch.tan), dynamic=True)
     session.run(given(5))

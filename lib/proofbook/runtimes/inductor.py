@@ -192,8 +192,11 @@ class InductorSession:
         """Keep what dynamo says of calls in here; what it would leave to eager torch in silence is raised."""
         from torch._dynamo import config, exc, utils
 
+        from proofbook.runtimes.inductor_backend import DYNAMO
+
         before = len(utils.graph_break_reasons)
         utils.clear_compilation_metrics()
+        self._backend.step = DYNAMO  # which an exception may have left elsewhere
         try:
             with quiet(), config.patch(fail_on_recompile_limit_hit=True, suppress_errors=False):
                 yield

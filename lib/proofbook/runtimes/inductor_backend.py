@@ -99,6 +99,7 @@ class CompiledGraph:
         """What inductor makes of a decomposed graph; called with a list of arguments."""
         self._backend.step = INDUCTOR
         with watched() as self.made:
+            self.made.graph = graph  # unless there is something to compile
             code: Any = compile_fx_inner(graph, examples, **how)
         if config.triton.cudagraphs and not how["cudagraphs"]:
             self.skipped = getattr(code, "disabled_cudagraphs_reason", None) or "torch gives no reason"
