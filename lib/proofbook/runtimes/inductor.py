@@ -8,8 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from proofbook.catalog import Target
 from proofbook.runtimes.devices import moved, require_device, synchronize
 from proofbook.runtimes.exporting import quiet
 from proofbook.runtimes.graph import ANOTHER_GRAPH, Walked
+from proofbook.runtimes.options import chosen
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.plain import through_inductor
 from proofbook.runtimes.refusals import refused
@@ -54,38 +54,22 @@ class InductorRuntime:
 
     def prepare(self, model: nn.Module, examples: Sequence[Mapping[str, Any]], target: Target) -> "InductorSession":
         """Compile for the sizes of the examples, by calling it with each."""
-        options = Options.of(target)
-        return InductorSession(model.to(require_device(target.device)), examples, target, options)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What torch.compile is told."""
-
-    mode: str | None = None
-    dynamic: bool | None = None
-
-    @classmethod
-    def of(cls, target: Target) -> Self:
-        """Those of a target. Raises ValueError for what torch.compile does not take."""
         from torch._inductor import list_mode_options
 
-        known: dict[str, list[Any]] = {"mode": list(list_mode_options()), "dynamic": [True, False]}
-        for name, value in target.options.items():
-            if name not in known:
-                raise ValueError(f"target {target.name}: inductor has no option {name!r}; known: {', '.join(known)}")
-            # 1 is equal to True
-            if (type(value), value) not in [(type(one), one) for one in known[name]]:
-                allowed = ", ".join(str(one).lower() for one in known[name])
-                raise ValueError(f"target {target.name}: {name} is {value!r}; allowed: {allowed}")
-        return cls(**target.options)
+        options = chosen(target, {"mode": list(list_mode_options()), "dynamic": [True, False]})
+        return InductorSession(model.to(require_device(target.device)), examples, target, **options)
 
 
 class InductorSession:
     """A module compiled by torch.compile, watched while it is."""
 
     def __init__(
-        self, model: nn.Module, examples: Sequence[Mapping[str, Any]], target: Target, options: Options
+        self,
+        model: nn.Module,
+        examples: Sequence[Mapping[str, Any]],
+        target: Target,
+        mode: str | None = None,
+        dynamic: bool | None = None,
     ) -> None:
         from proofbook.runtimes.inductor_backend import Backend
 
@@ -93,7 +77,7 @@ class InductorSession:
         self.prepare_s: dict[str, float] = {}
         self._model = model
         self._dtype = getattr(torch, target.dtype)
-        self._backend = Backend(options.mode, options.dynamic)
+        self._backend = Backend(mode, dynamic)
         # as in all graphs there is no cache
         cached = "use_cache" in inspect.signature(model.forward).parameters
         self._fixed = {"use_cache": False} if cached else {}
@@ -104,7 +88,7 @@ class InductorSession:
         self._breaks: list[str] = []
         # among whose overloads none has `isolate_recompiles`
         compile_: Any = torch.compile
-        self._call = compile_(model, backend=self._backend, dynamic=options.dynamic, isolate_recompiles=True)
+        self._call = compile_(model, backend=self._backend, dynamic=dynamic, isolate_recompiles=True)
         for one in examples:
             self._prepare(one)
         self._ready = len(self._compiled)
