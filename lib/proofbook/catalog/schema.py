@@ -206,7 +206,7 @@ class Target(Entry):
     """A hardware target: device × runtime × dtype."""
 
     name: Name
-    device: Literal["cpu", "cuda", "rocm", "mps", "xpu"]
+    device: Literal["cpu", "cuda", "rocm", "mps", "xpu", "webgpu"]
     # the name of an entry point of the group `proofbook.runtimes`
     runtime: Name = "eager"
     dtype: Literal["float32", "float16", "bfloat16"]

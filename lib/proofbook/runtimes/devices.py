@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from proofbook.verdict import Blocked
 
-DEVICES = ("cpu", "cuda", "rocm", "mps", "xpu")
+DEVICES = ("cpu", "cuda", "rocm", "mps", "xpu", "webgpu")
 
 _REMEDIES = {
     "cuda": "It needs an NVIDIA GPU with its driver, and a CUDA build of torch.",
@@ -30,8 +30,9 @@ class Device:
 
 
 def torch_device(name: str) -> torch.device:
-    """The torch device behind a device's name: ROCm builds of torch call theirs ``cuda``."""
-    return torch.device("cuda" if name == "rocm" else name)
+    """The torch device behind a device's name, where a model's tensors lie: ROCm builds of torch call theirs ``cuda``,
+    and what goes to a browser lies on the CPU."""
+    return torch.device({"rocm": "cuda", "webgpu": "cpu"}.get(name, name))
 
 
 def require_device(name: str) -> torch.device:
@@ -48,6 +49,10 @@ def require_device(name: str) -> torch.device:
 
 def detect(name: str) -> Device:
     """Try one device: a product of matrices computed on it must equal the CPU's."""
+    if name == "webgpu":
+        from proofbook.runtimes import webgpu
+
+        return webgpu.detect()
     absent, remedy = _absence(name), _REMEDIES.get(name, "")
     if absent:
         return Device(False, absent, remedy=remedy)

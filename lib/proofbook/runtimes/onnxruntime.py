@@ -5,8 +5,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import fx
@@ -30,44 +31,52 @@ class OnnxRuntime(GraphRuntime):
     plain = staticmethod(through_onnxruntime)
 
     def convert(self, program: Program, target: Target) -> "OnnxGraph":
-        folder = tempfile.TemporaryDirectory(prefix="proofbook-onnx-")
-        path = Path(folder.name) / "model.onnx"
-        start = time.perf_counter()
-        written = save_onnx(program, path)
-        converted = time.perf_counter()
-        graph = OnnxGraph(folder, path, PROVIDERS[target.device], program, written)
-        graph.seconds = {"convert": converted - start, "load": time.perf_counter() - converted}
-        return graph
+        return OnnxGraph(program, PROVIDERS[target.device])
+
+
+class OnnxSession(Protocol):
+    """A file of ONNX, made ready to run."""
+
+    def call(self, outputs: Mapping[str, str], tensors: Tensors) -> Tensors:
+        """The outputs of some names, by what these stand for."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """What it wrote of its calls if it was opened to be profiled, the provider of each node as :attr:`Proof.where`
+        names it; it runs no more."""
+
+    def close(self) -> None:
+        """Let go of what it holds."""
 
 
 class OnnxGraph(Graph):
-    """A file of ONNX in a session of ONNX Runtime; ``written`` is the program of torch that the file was made of."""
+    """A file of ONNX, and a session of it.
 
-    def __init__(
-        self,
-        folder: "tempfile.TemporaryDirectory[str]",
-        path: Path,
-        provider: str,
-        program: Program,
-        written: torch.export.ExportedProgram,
-    ) -> None:
-        self._folder = folder
-        self._path = path
+    Args:
+        program: what the file is made of.
+        provider: the execution provider that all nodes are to run on.
+    """
+
+    def __init__(self, program: Program, provider: str) -> None:
+        start = time.perf_counter()
+        self._folder = tempfile.TemporaryDirectory(prefix="proofbook-onnx-")
+        self._path = Path(self._folder.name) / "model.onnx"
         self._provider = provider
         # the paths of outputs by their names in the file
         self._outputs = dict(zip(output_names(program), program.outputs, strict=True))
-        self._written = written
-        self.seconds: Mapping[str, float] = {}
-        self._session = self._open(path)
+        # the program of torch that the file was made of
+        self._written = save_onnx(program, self._path)
+        converted = time.perf_counter()
+        self._session = self._open(self._path)
+        self.seconds = {"convert": converted - start, "load": time.perf_counter() - converted}
 
     def run(self, tensors: Tensors) -> Tensors:
-        return _call(self._session, self._outputs, tensors)
+        return self._session.call(self._outputs, tensors)
 
     def stages(self, tensors: Tensors) -> Mapping[str, Tensors]:
         with torch.no_grad():
             decomposed = dict(self._written.module()(dict(tensors)))
-        plain = self._open(self._path, optimised=False)
-        return {"decomposed": decomposed, "ONNX, not optimised": _call(plain, self._outputs, tensors)}
+        with closing(self._open(self._path, optimised=False)) as plain:
+            return {"decomposed": decomposed, "ONNX, not optimised": plain.call(self._outputs, tensors)}
 
     def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors]:
         module = self._written.module()
@@ -75,25 +84,37 @@ class OnnxGraph(Graph):
         returned: Any = module.graph.output_node().args[0]
         names |= {name: node.name for name, node in zip(self._outputs, returned, strict=True)}
         shown, path = shown_values(self._path, names)
-        return module, _call(self._open(path), {name: names[name] for name in shown}, tensors)
+        with closing(self._open(path)) as session:
+            return module, session.call({name: names[name] for name in shown}, tensors)
 
     def proof(self, tensors: Tensors) -> Proof:
-        session = self._open(self._path, profile=True)
-        _call(session, self._outputs, tensors)
-        events = json.loads(Path(session.end_profiling()).read_text())
+        with closing(self._open(self._path, profile=True)) as session:
+            session.call(self._outputs, tensors)
+            events = session.events()
         ran: Counter[tuple[str, str]] = Counter()
         for event in events:
             provider = event.get("args", {}).get("provider")
             if event.get("cat") == "Node" and provider and event["name"].endswith("_kernel_time"):
                 ran[provider, _dtype(event["args"])] += 1
-        away = {where: count for (where, _), count in ran.items() if where != self._provider}
-        fallbacks = tuple(Fallback(f"nodes on {where}", f"{count} nodes") for where, count in away.items())
+        fallbacks = tuple(
+            Fallback(f"{dtype} nodes on {where}", f"{count} nodes")
+            for (where, dtype), count in ran.items()
+            if where != self._provider
+        )
         return Proof(dict(ran), "nodes", self._provider, fallbacks)
 
     def release(self) -> None:
+        self._session.close()
         self._folder.cleanup()
 
-    def _open(self, path: Path, optimised: bool = True, profile: bool = False) -> Any:
+    def _open(self, path: Path, optimised: bool = True, profile: bool = False) -> OnnxSession:
+        return NativeSession(path, self._provider, optimised, profile)
+
+
+class NativeSession:
+    """A session of ONNX Runtime in this process."""
+
+    def __init__(self, path: Path, provider: str, optimised: bool = True, profile: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -103,19 +124,22 @@ class OnnxGraph(Graph):
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if profile:
             options.enable_profiling = True
-            options.profile_file_prefix = str(self._path.parent / "profile")
-        providers = list(dict.fromkeys([self._provider, PROVIDERS["cpu"]]))
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+            options.profile_file_prefix = str(path.parent / "profile")
+        providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
 
+    def call(self, outputs: Mapping[str, str], tensors: Tensors) -> Tensors:
+        read = {one.name for one in self._session.get_inputs()}  # what no output depends on is not an input
+        given = {name: one.cpu().numpy() for name, one in tensors.items() if name in read}
+        made = self._session.run(list(outputs), given)
+        return {name: torch.from_numpy(one) for name, one in zip(outputs.values(), made, strict=True)}
 
-def _call(session: Any, outputs: Mapping[str, str], tensors: Tensors) -> Tensors:
-    """The outputs of some names, by what these stand for."""
-    read = {one.name for one in session.get_inputs()}  # what no output depends on is not an input
-    given = {name: one.cpu().numpy() for name, one in tensors.items() if name in read}
-    return {
-        name: torch.from_numpy(one)
-        for name, one in zip(outputs.values(), session.run(list(outputs), given), strict=True)
-    }
+    def events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_text())
+        return found
+
+    def close(self) -> None:
+        del self._session
 
 
 def _dtype(args: Mapping[str, Any]) -> str:
