@@ -33,10 +33,12 @@ class DeviceState(BaseModel):
 
 
 class Found(BaseModel):
-    """What a machine has: its devices, and of each runtime what it would take to use it, or nothing."""
+    """What a machine has: its devices, and of each runtime what it would take to use it, or nothing, and the releases
+    of what it uses beside packages of Python."""
 
     devices: dict[str, DeviceState]
     runtimes: dict[str, str]
+    releases: dict[str, dict[str, str]]
 
 
 def cores() -> int:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from proofbook.batch.kernels import kernel_environment
-from proofbook.batch.machine import cores, devices, threads
+from proofbook.batch.machine import cores, devices, found, threads
 from proofbook.batch.plan import PlannedCase
 from proofbook.catalog import Catalog, Timings, UnknownName, Weights
 from proofbook.environments import editable, packages
@@ -94,6 +94,7 @@ class Keys:
             "faults": [fault.expires >= self._today for fault in model.known_faults],
             "target": target.model_dump(mode="json"),
             "device": "" if target.device == "cpu" else devices()[target.device].model_dump(mode="json"),
+            "beside": found().releases.get(target.runtime, {}),
             "variables": _variables({**os.environ, **kernel_environment(threads(case.weights))}),
         }
         return _digest([json.dumps(facts, sort_keys=True).encode()])
@@ -163,7 +164,8 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 def _code_files() -> list[Path]:
     root = Path(__file__).parents[1]
-    return [path for path in sorted(root.rglob("*.py")) if path.relative_to(root).parts[0] not in _BESIDE]
+    files = sorted([*root.rglob("*.py"), *root.rglob("*.mjs")])
+    return [path for path in files if path.relative_to(root).parts[0] not in _BESIDE]
 
 
 def _cells(notebook: Path) -> str:

@@ -11,8 +11,10 @@ import os
 import selectors
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,13 @@ def chromium() -> str:
         cause = f"{named} can't be executed" if named else "no Chromium, Chrome or Edge is found"
         raise Blocked("chromium", cause, f"`apt-get install chromium`, or name the command of one in ${CHROMIUM}")
     return found
+
+
+@cache
+def browser_release() -> str:
+    """Its name and release in its own words: ``Chromium 150.0.7871.100``."""
+    asked = subprocess.run([chromium(), "--version"], capture_output=True, text=True, timeout=_START)
+    return asked.stdout.partition(" built on ")[0].strip()
 
 
 class Browser:
@@ -112,11 +121,6 @@ class Browser:
                 process.kill()
             psutil.wait_procs(left, timeout=_END)
             self._folder.cleanup()
-
-    @property
-    def release(self) -> str:
-        """Its name and release: ``Chrome/150.0.7871.100``."""
-        return str(self._request("Browser.getVersion", page=False)["product"])
 
     def _open(self, address: str) -> None:
         deadline = time.monotonic() + _START

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from proofbook.catalog import Target
-from proofbook.runtimes.browser import chromium
+from proofbook.runtimes.browser import browser_release, chromium
 from proofbook.runtimes.exporting import Program
 from proofbook.runtimes.graph import GraphRuntime
 from proofbook.runtimes.onnxruntime import PROVIDERS, NativeSession, OnnxGraph, OnnxRuntime, OnnxSession
-from proofbook.runtimes.page import Page, package
+from proofbook.runtimes.page import Page, package, package_release
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
 # execution providers by a target's device, as the library names them, and as ONNX Runtime itself does
@@ -36,6 +36,10 @@ class OnnxRuntimeWeb(GraphRuntime):
         chromium()
         package()
 
+    @property
+    def releases(self) -> dict[str, str]:
+        return {"onnxruntime-web": package_release(), "browser": browser_release()}
+
     def convert(self, program: Program, target: Target) -> "OnnxWebGraph":
         return OnnxWebGraph(program, _PROVIDERS[target.device], target.options)
 
@@ -59,8 +63,7 @@ class OnnxWebGraph(OnnxGraph):
         return Proof(found.ran, found.unit, found.where, (*found.fallbacks, Fallback(SOFTWARE, adapter["name"])))
 
     def release(self) -> None:
-        if not self._page.browser.failed:
-            super().release()
+        super().release()
         self._page.give_back()
 
     def _open(self, path: Path, optimised: bool = True, profile: bool = False) -> OnnxSession:
@@ -87,4 +90,5 @@ class WebSession:
         return found
 
     def close(self) -> None:
-        self._page.call("close", self._number)
+        if not self._page.browser.failed:
+            self._page.call("close", self._number)

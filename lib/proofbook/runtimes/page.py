@@ -21,7 +21,7 @@ from proofbook.verdict import Blocked
 # the variable that names the folder of the package of npm, and the release that this is tested with
 PACKAGE, RELEASE = "PROOFBOOK_ONNXRUNTIME_WEB", "1.30.0"
 _SCRIPT = Path(__file__).with_name("page.mjs")
-_HTML = b'<!doctype html><script type="module">window.page = await import("./page.mjs");</script>'
+_HTML = b'<!doctype html><script type="module">import * as page from "./page.mjs"; window.page = page;</script>'
 _TYPES = {".mjs": "text/javascript", ".wasm": "application/wasm", ".html": "text/html"}
 
 
@@ -39,9 +39,9 @@ def package() -> Path:
     return folder
 
 
-def package_release(folder: Path) -> str:
-    """The release of onnxruntime-web in a folder."""
-    return str(json.loads((folder / "package.json").read_text())["version"])
+def package_release() -> str:
+    """The release of onnxruntime-web."""
+    return str(json.loads((package() / "package.json").read_text())["version"])
 
 
 class Page:

@@ -37,6 +37,14 @@ def runtime_of(name: str) -> Runtime:
     return runtime
 
 
+def releases(name: str) -> dict[str, str]:
+    """The releases of what a runtime uses beside packages of Python, by their names; none where it can't be used."""
+    try:
+        return dict(getattr(runtime_of(name), "releases", {}))
+    except Blocked:
+        return {}
+
+
 def missing(name: str) -> str:
     """What it takes to use a runtime here, in words; empty where nothing is missing."""
     try:

@@ -108,6 +108,9 @@ class Runtime(Protocol):
 
     It may have a function ``plain(model, inputs)``, which gives the outputs in their order as its users' own lines
     would (``runtimes/plain.py``), with imports of its packages inside: it goes into the scripts that show a fault.
+
+    Where it uses more than packages of Python, ``releases`` has what that is, by name, and the constructor raises
+    Blocked where it is missing.
     """
 
     # what must be installed, as requirements: "onnxruntime>=1.20"

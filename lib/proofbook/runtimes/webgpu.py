@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from proofbook.runtimes.browser import BrowserFailed
+from proofbook.runtimes.browser import BrowserFailed, browser_release
 from proofbook.runtimes.devices import Device
 from proofbook.runtimes.page import Page
 from proofbook.verdict import Blocked
@@ -21,9 +21,9 @@ def detect() -> Device:
         with closing(Page()) as page:
             found = page.call("adapter")
             if found is None:
-                return Device(False, f"{page.browser.release} offers no adapter", remedy=_REMEDY)
+                return Device(False, f"{browser_release()} offers no adapter", remedy=_REMEDY)
             made = page.call("product", *[a.flatten().tolist()] * 2)
-            name = f"{found['name']}, in {page.browser.release}"
+            name = f"{found['name']}, in {browser_release()}"
     except Blocked as lack:
         return Device(False, f"{lack.name}: {lack.cause}", remedy=lack.remedy)
     except (BrowserFailed, RuntimeError) as error:

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from proofbook.runtimes import Refused
+from proofbook.runtimes.registry import releases
 from proofbook.subject.full_size import full_parameters
 from proofbook.workbook.records import CaseRecord, CheckRecord, SweepRecord
 from proofbook.workbook.surroundings import surroundings
@@ -44,7 +45,7 @@ def case_record(case: "Case") -> CaseRecord:
         seed=case.seed,
         input_hash=case.input_hash if encoded else None,
         rerun=case.rerun,
-        versions=surroundings(case.target.device),
+        versions={**surroundings(case.target.device), **releases(case.target.runtime)},
         reproduction=case.reproduction,
         trust_remote_code=case.spec.trust_remote_code,
     )
