@@ -25,22 +25,27 @@ class Program:
     """A graph of torch.export, and how it is called.
 
     ``example`` are the inputs that it was made with; ``sizes`` says of each input its sizes, None where one is open;
-    ``outputs`` are the paths of what it returns.
+    ``outputs`` are the paths of what it returns. Open sizes may be ``room`` times those of the example, or any if it
+    is 0.
     """
 
     exported: torch.export.ExportedProgram
     example: Tensors
     sizes: Mapping[str, Sizes]
     outputs: tuple[str, ...]
+    room: int = 0
 
     def takes(self, tensors: Tensors) -> bool:
         """Whether inputs are of the kinds and sizes that the graph is for."""
         return list(tensors) == list(self.example) and all(
             one.dtype is self.example[name].dtype
             and len(one.shape) == len(self.sizes[name])
-            and all(size in (None, here) for size, here in zip(self.sizes[name], one.shape, strict=True))
+            and all(map(self._fits, self.sizes[name], one.shape, self.example[name].shape))
             for name, one in tensors.items()
         )
+
+    def _fits(self, size: int | None, here: int, example: int) -> bool:
+        return size == here or (size is None and (not self.room or here <= self.room * example))
 
     def run(self, tensors: Tensors) -> Tensors:
         """The outputs as torch computes them."""
@@ -53,23 +58,24 @@ def tensors_of(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     return {_path(path): leaf for path, leaf in tree_flatten_with_path(dict(inputs))[0] if isinstance(leaf, Tensor)}
 
 
-def export(model: nn.Module, examples: Sequence[Mapping[str, Any]]) -> Program:
+def export(model: nn.Module, examples: Sequence[Mapping[str, Any]], room: int = 0) -> Program:
     """The graph of a model by the tensors in its inputs, its other arguments being fixed, and without a cache.
 
     Args:
         model: the module, on its device.
         examples: inputs; it is traced with the first, and sizes in which others of its rank differ from it stay open.
+        room: how many times those of the first such sizes may be at most; 0 for any.
     """
     first = examples[0]
     tensors = tensors_of(first)
     others = [tensors_of(one) for one in examples[1:]]
     sizes = {name: _open(name, one, others) for name, one in tensors.items()}
     dims = {
-        name: {dim: torch.export.Dim.DYNAMIC for dim, size in enumerate(shape) if size is None}
+        name: {dim: _bounded(room * tensors[name].shape[dim]) for dim, size in enumerate(shape) if size is None}
         for name, shape in sizes.items()
     }
     exported = traced(model, first, dims)
-    return Program(exported, tensors, sizes, _names(exported))
+    return Program(exported, tensors, sizes, _names(exported), room)
 
 
 def traced(
@@ -80,6 +86,11 @@ def traced(
     shapes = (dict(dims),) if dims else None
     with torch.no_grad(), quiet(), without_traces():
         return torch.export.export(Flat(model, inputs).eval(), (tensors,), dynamic_shapes=shapes, strict=False)
+
+
+def _bounded(most: int) -> Any:
+    """A size that stays open, up to some most or, if that is 0, to any."""
+    return torch.export.Dim.DYNAMIC(max=most) if most else torch.export.Dim.DYNAMIC
 
 
 def _names(exported: torch.export.ExportedProgram) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class GraphRuntime:
     runs_module: ClassVar[bool] = False
     # how experts are computed, as transformers names it, where the model's own way has no operators that it takes
     experts: ClassVar[str] = ""
+    # how many times those of the batch open sizes may be, where memory is planned ahead; 0 for any
+    room: ClassVar[int] = 0
 
     def convert(self, program: Program, target: Target) -> Graph:
         """What the runtime makes of a graph of torch.export; what it raises is its refusal."""
@@ -144,7 +146,7 @@ class GraphSession:
     def _convert(self, examples: Sequence[Mapping[str, Any]]) -> tuple[Program, Graph]:
         start = time.perf_counter()
         with refusing("torch.export"), experts_by(self._runtime.experts, self._model):
-            program = export(self._model, examples)
+            program = export(self._model, examples, self._runtime.room)
         seconds = {"export": time.perf_counter() - start}
         with refusing(self._target.runtime):
             graph = self._runtime.convert(program, self._target)

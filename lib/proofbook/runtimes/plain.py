@@ -9,6 +9,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 
+def through_executorch(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """The outputs of a model in their order, lowered to XNNPACK and computed by ExecuTorch."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.runtime import Runtime
+
+    tensors = [one.contiguous() for one in tree_leaves(dict(inputs)) if isinstance(one, Tensor)]
+    exported = torch.export.export(model, (), kwargs=dict(inputs), strict=False)
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+    return list(Runtime.get().load_program(lowered.buffer).load_method("forward").execute(tensors))
+
+
 def through_onnxruntime(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
     """The outputs of a model in their order, converted by torch's exporter and computed by ONNX Runtime."""
     import onnxruntime

@@ -14,6 +14,7 @@ _SAYS = (
     (_OPERATOR, r"No conversion rule (?:found )?for operations?:?\s*(?P<what>[\w:.]+)"),
     (_OPERATOR, r"(?:Missing (?:out variant|kernel)|not implemented for|Could not run) '?(?P<what>aten[:.]+[\w.]+)"),
     (_OPERATOR, r"(?m:^)(?:-- )?(?P<what>[\w:.]+) with a message:"),
+    (_OPERATOR, r"Operator torch\._ops\.(?P<what>[\w.]+) is not in Core ATen"),
     (_OPERATOR, r"Could not find an implementation for (?P<what>[\w.]+)\("),
     ("data-dependent shape", r"GuardOnDataDependent|data.dependent (?:expression|value|shape)|unbacked symint"),
     ("data-dependent control flow", r"[Dd]ynamic control flow|control flow .*not supported"),
