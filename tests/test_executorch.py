@@ -75,7 +75,7 @@ def test_an_operator_without_a_kernel_is_refused_by_its_name(compute: Any, opera
 
 
 def test_a_wrong_operation_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bias of a layer is changed in the program on its way to the runtime: that layer is the first that is wrong."""
+    """The bias of a layer is changed in the program on its way to the runtime: that layer is the first to be wrong."""
     from executorch.runtime import Runtime
 
     model = layers()
