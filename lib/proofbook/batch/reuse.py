@@ -94,7 +94,7 @@ class Keys:
             "faults": [fault.expires >= self._today for fault in model.known_faults],
             "target": target.model_dump(mode="json"),
             "device": "" if target.device == "cpu" else devices()[target.device].model_dump(mode="json"),
-            "beside": found().releases.get(target.runtime, {}),
+            "beside": {} if target.runtime == "eager" else found().releases.get(target.runtime, {}),
             "variables": _variables({**os.environ, **kernel_environment(threads(case.weights))}),
         }
         return _digest([json.dumps(facts, sort_keys=True).encode()])

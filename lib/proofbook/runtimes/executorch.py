@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from proofbook.catalog import Target
-from proofbook.runtimes.exporting import Program, quiet, without_traces
+from proofbook.runtimes.exporting import Program, quiet, returned_by, without_traces
 from proofbook.runtimes.graph import Graph, GraphRuntime
 from proofbook.runtimes.plain import through_executorch
 from proofbook.runtimes.runtime import Fallback, Proof, Refused, Tensors
@@ -63,9 +63,8 @@ class ExecuTorchGraph(Graph):
     def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors]:
         module = self._program.exported.module()
         with torch.no_grad(), quiet(), without_traces():
-            showing = _Showing(module)
-            exported = torch.export.export(showing, (dict(tensors),), strict=False)
-        return module, dict(zip(showing.names, Method(exported).call(tensors), strict=True))
+            exported = torch.export.export(_Showing(module), (dict(tensors),), strict=False)
+        return module, dict(zip(returned_by(exported), Method(exported).call(tensors), strict=True))
 
 
 class Method:
@@ -119,9 +118,8 @@ class _Showing(nn.Module):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__()
         self.module = module
-        self.names: list[str] = []
 
-    def forward(self, tensors: dict[str, Tensor]) -> list[Tensor]:
+    def forward(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
 
         class Keeps(fx.Interpreter):
@@ -132,8 +130,7 @@ class _Showing(nn.Module):
                 return value
 
         Keeps(self.module).run(tensors)
-        self.names[:] = kept
-        return list(kept.values())
+        return kept
 
 
 def _delegated(module: fx.GraphModule) -> Counter[str]:

@@ -75,7 +75,7 @@ def export(model: nn.Module, examples: Sequence[Mapping[str, Any]], room: int = 
         for name, shape in sizes.items()
     }
     exported = traced(model, first, dims)
-    return Program(exported, tensors, sizes, _names(exported), room)
+    return Program(exported, tensors, sizes, returned_by(exported), room)
 
 
 def traced(
@@ -93,8 +93,8 @@ def _bounded(most: int) -> Any:
     return torch.export.Dim.DYNAMIC(max=most) if most else torch.export.Dim.DYNAMIC
 
 
-def _names(exported: torch.export.ExportedProgram) -> tuple[str, ...]:
-    """The paths of the outputs of a program of a :class:`Flat` model."""
+def returned_by(exported: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """The keys of the table that a program returns: of a :class:`Flat` model, the paths of its outputs."""
     table: dict[str, Any] = tree_unflatten([None] * exported.call_spec.out_spec.num_leaves, exported.call_spec.out_spec)
     return tuple(table)
 

@@ -27,6 +27,7 @@ _SAYS = (
     (_OPERATOR, r"(?s)(?:MissingOperator|LoweringException).*?target: (?P<what>[\w.:]+)"),
     ("C++ code that does not compile", r"CppCompileError"),
     ("more graphs than torch makes of a frame", r"recompile limit exceeded"),
+    ("a browser that ended", r"^BrowserFailed"),
     ("out of memory", r"out of memory|std::bad_alloc|MemoryError"),
 )
 _ANSI = re.compile(r"\x1b?\[\d+m")
