@@ -1,5 +1,6 @@
 """ExecuTorch: what XNNPACK computes of a model and what it does not, and where a wrong value comes from."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk_graph
 from proofbook.checks.registry import examine, registered
 from proofbook.checks.trial import Trial
-from proofbook.runtimes import Refused, runtime_of
+from proofbook.runtimes import Refused, executorch, runtime_of
 from proofbook.runtimes.graph import ANOTHER_GRAPH
 from proofbook.verdict import Verdict
 
-xnnpack = pytest.importorskip("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+pytest.importorskip("executorch.runtime")
 TARGET = "executorch-xnnpack"
 GIVEN = {"input": torch.randn(3, 4)}
 
@@ -98,14 +99,8 @@ def test_a_model_passes_and_fails_when_nothing_of_it_is_delegated(monkeypatch: p
         assert examine(checks[name], trial).verdict is Verdict.PASS, name
     assert "aten::native_layer_norm" in examine(checks["ran-on-target"], trial).detail
 
-    monkeypatch.setattr(xnnpack.XnnpackPartitioner, "partition", lambda self, program: nothing_of(program))
+    monkeypatch.setattr(executorch, "Method", partial(executorch.Method, delegate=False))
     alone = Trial(catalog.model("vit"), catalog.target(TARGET), Weights.TINY, 0, catalog.tolerances)
     found = examine(checks["ran-on-target"], alone)
     assert found.verdict is Verdict.FAIL
     assert "0 of" in str(found.observed)
-
-
-def nothing_of(program: Any) -> Any:
-    from executorch.exir.backend.partitioner import PartitionResult
-
-    return PartitionResult(tagged_exported_program=program, partition_tags={})
