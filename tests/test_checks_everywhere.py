@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from proofbook.checks.registry import Finding, examine
 from proofbook.checks.trial import Trial
@@ -268,6 +269,31 @@ def test_an_exported_graph_with_other_numbers_fails() -> None:
         lambda output: output * 1.01 if torch.compiler.is_exporting() else output,
     )
     assert finding("exported-graph", trial).verdict is Verdict.FAIL
+
+
+def test_a_graph_that_keeps_a_size_of_its_example_is_found_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, first = LlamaMLP.forward, list[int]()
+
+    def baking(self: Any, x: torch.Tensor) -> torch.Tensor:
+        length = first[0] if torch.compiler.is_exporting() else x.shape[1]
+        first.append(length)
+        return forward(self, x) * length / 16
+
+    monkeypatch.setattr(LlamaMLP, "forward", baking)
+    trial = trial_of("llama")
+    assert trial.outputs
+    found = finding("exported-graph", trial)
+    assert found.verdict is Verdict.FAIL
+    sizes = {one.name.partition(", ")[2] for one in found.comparisons if not one.passed}
+    assert sizes == {"a row alone", "a row and tokens more"}
+
+
+def test_a_graph_that_refuses_other_sizes_is_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = LlamaMLP.forward
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: forward(self, x) * float(x.shape[1]) / 16)
+    found = finding("exported-graph", trial_of("llama"))
+    assert found.verdict is Verdict.PASS
+    assert "refuses a row alone; refuses a row and tokens more" in found.detail
 
 
 def test_gradients_are_asked_in_float32() -> None:

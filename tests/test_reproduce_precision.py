@@ -133,6 +133,20 @@ def test_a_graph_that_is_wrong_or_none_is_shown_by_a_script(
     assert not run_script(Case("llama"), "exported-graph", tmp_path)
 
 
+def test_a_graph_that_is_wrong_at_another_size_is_shown_by_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, first = LlamaMLP.forward, list[int]()
+
+    def baking(self: Any, x: torch.Tensor) -> torch.Tensor:
+        length = first[0] if torch.compiler.is_exporting() else x.shape[1]
+        first.append(length)
+        return forward(self, x) * length / 16
+
+    monkeypatch.setattr(LlamaMLP, "forward", baking)
+    assert not run_script(Case("llama"), "exported-graph", tmp_path)
+
+
 @pytest.mark.parametrize("kept", [slice(1), slice(None, None, -1)], ids=["too few", "in another order"])
 def test_a_tuple_unlike_the_outputs_is_shown_by_a_script(
     kept: slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo
 from torch.fx import config
 from torch.utils._pytree import tree_flatten_with_path, tree_map_only, tree_unflatten
 
@@ -66,31 +67,44 @@ def export(model: nn.Module, examples: Sequence[Mapping[str, Any]], room: int = 
         examples: inputs; it is traced with the first, and sizes in which others of its rank differ from it stay open.
         room: how many times those of the first such sizes may be at most; 0 for any.
     """
-    first = examples[0]
-    tensors = tensors_of(first)
+    sizes = open_sizes(examples)
+    exported = traced(model, examples[0], sizes, room=room)
+    return Program(exported, tensors_of(examples[0]), sizes, returned_by(exported), room)
+
+
+def open_sizes(examples: Sequence[Mapping[str, Any]]) -> dict[str, Sizes]:
+    """The sizes of each tensor in the first of several inputs, None where they differ in others of its rank."""
     others = [tensors_of(one) for one in examples[1:]]
-    sizes = {name: _open(name, one, others) for name, one in tensors.items()}
-    dims = {
-        name: {dim: _bounded(room * tensors[name].shape[dim]) for dim, size in enumerate(shape) if size is None}
-        for name, shape in sizes.items()
-    }
-    exported = traced(model, first, dims)
-    return Program(exported, tensors, sizes, returned_by(exported), room)
+    return {name: _open(name, one, others) for name, one in tensors_of(examples[0]).items()}
 
 
 def traced(
-    model: nn.Module, inputs: Mapping[str, Any], dims: Mapping[str, Any] | None = None
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    sizes: Mapping[str, Sizes] | None = None,
+    open_by: Any = torch.export.Dim.DYNAMIC,
+    room: int = 0,
 ) -> torch.export.ExportedProgram:
-    """What torch.export makes of a model: a graph by one argument, the tensors in its inputs by their paths."""
+    """What torch.export makes of a model: a graph by one argument, the tensors in its inputs by their paths.
+
+    Args:
+        sizes: as of :func:`open_sizes`; those of the inputs unless given.
+        open_by: what torch.export is told of an open size: with ``Dim.AUTO`` it may fix it.
+        room: as of :func:`export`.
+    """
     tensors = tensors_of(inputs)
-    shapes = (dict(dims),) if dims else None
-    with torch.no_grad(), quiet(), without_traces():
+    dims = {
+        name: {
+            dim: open_by(max=room * tensors[name].shape[dim]) if room else open_by
+            for dim, size in enumerate(shape)
+            if size is None
+        }
+        for name, shape in (sizes or {}).items()
+    }
+    is_open = any(dims.values())
+    shapes = (dims,) if is_open else None
+    with torch.no_grad(), quiet(), without_traces(), remembering_operators(not is_open):
         return torch.export.export(Flat(model, inputs).eval(), (tensors,), dynamic_shapes=shapes, strict=False)
-
-
-def _bounded(most: int) -> Any:
-    """A size that stays open, up to some most or, if that is 0, to any."""
-    return torch.export.Dim.DYNAMIC(max=most) if most else torch.export.Dim.DYNAMIC
 
 
 def returned_by(exported: torch.export.ExportedProgram) -> tuple[str, ...]:
@@ -99,7 +113,7 @@ def returned_by(exported: torch.export.ExportedProgram) -> tuple[str, ...]:
     return tuple(table)
 
 
-def _open(name: str, tensor: Tensor, others: Sequence[Tensors]) -> Sizes:
+def _open(name: str, tensor: Tensor, others: Sequence[Mapping[str, Tensor]]) -> Sizes:
     """The sizes of an input, None where another example's differs; a size of one can't stay open."""
     same_rank = [other[name].shape for other in others if name in other and other[name].dim() == tensor.dim()]
     return tuple(
@@ -154,6 +168,17 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def remembering_operators(kept: bool) -> Iterator[None]:
+    """Whether the exporter keeps what each operator makes of which shapes, which takes longer than it saves where sizes
+    are open."""
+    before, dynamo.fake_tensor_cache_enabled = dynamo.fake_tensor_cache_enabled, kept
+    try:
+        yield
+    finally:
+        dynamo.fake_tensor_cache_enabled = before
 
 
 @contextmanager
