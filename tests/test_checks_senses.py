@@ -1,6 +1,7 @@
 """The checks of encoders, of models of pictures and of those with two towers find faults that are planted in them."""
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 import transformers
 from torch import Tensor
 
+from proofbook.checks.registry import examine
 from proofbook.checks.trial import Trial
 from proofbook.verdict import Verdict
-from test_checks import changed, trial_of, verdict
+from test_checks import CHECKS, changed, trial_of, verdict
 
 CLEAN = {
     "bert": ["order-of-tokens", "packed-rows", "heads"],
@@ -176,6 +178,45 @@ def test_heads_find_a_loss_that_is_another(monkeypatch: pytest.MonkeyPatch) -> N
         torch.nn.CrossEntropyLoss, "forward", lambda self, given, labels: 1.001 * entropy(given, labels)
     )
     assert verdict("heads", trial_of("electra")) is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [
+        ("wav2vec2", ["AudioFrameClassification", "PreTraining", "SequenceClassification", "XVector"]),
+        ("whisper", ["AudioClassification", "CausalLM"]),
+        ("clip", ["ImageClassification"]),
+        ("t5", ["QuestionAnswering", "SequenceClassification", "TokenClassification"]),
+        ("mllama", ["CausalLM"]),
+        ("musicgen", ["CausalLM"]),
+    ],
+)
+def test_heads_of_sound_of_pictures_and_of_two_bodies_are_asked(model: str, heads: list[str]) -> None:
+    found = examine(CHECKS["heads"], trial_of(model))
+    assert found.verdict is Verdict.PASS, found.detail
+    asked = {one.name.rpartition("For")[2] for one in found.comparisons if one.name.startswith("weights under ")}
+    assert asked == set(heads)
+
+
+def test_heads_find_scores_of_sound_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2ForSequenceClassification as Classifier
+
+    forward = Classifier.forward
+
+    @wraps(forward)
+    def wrong(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = forward(self, *args, **kwargs)
+        outputs.logits = outputs.logits * (1.0 if outputs.logits.dtype is torch.float64 else 1.01)
+        return outputs
+
+    monkeypatch.setattr(Classifier, "forward", wrong)
+    assert verdict("heads", trial_of("wav2vec2")) is Verdict.FAIL
+
+
+def test_a_decoder_that_starts_with_an_embedding_of_its_own_is_found() -> None:
+    found = examine(CHECKS["heads"], trial_of("bart"))
+    assert found.verdict is Verdict.FAIL
+    assert "decoder.embed_tokens.weight" in found.detail
 
 
 def test_heads_find_a_body_that_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

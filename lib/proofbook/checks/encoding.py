@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from proofbook.catalog import Weights
@@ -39,14 +41,14 @@ _TARGETS = ("labels", "start_positions", "end_positions", "next_sentence_label",
 _MORE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 # inputs that have an entry a token, and mean the same wherever it stands
 _PLAIN = ("token_type_ids",)
+# how arguments begin that the decoder behind an encoder reads
+_SECOND = "decoder_"
 # how many answers a head that chooses among several is given
 CHOICES = 2
 # the label of what no loss counts
 IGNORED = -100
 # heads whose loss is the cross entropy of one label for each of their scores, none of them shifted
-_CLASSIFIES = re.compile(
-    r"For(SequenceClassification|TokenClassification|MultipleChoice|ImageClassification|MaskedLM)$"
-)
+_CLASSIFIES = re.compile(r"For((Sequence|Token|Image|Audio)Classification|MultipleChoice|MaskedLM)$")
 
 
 @check(graphs=True)
@@ -153,10 +155,8 @@ def heads(trial: Trial) -> Observation:
     if trial.weights is not Weights.TINY:
         raise NotApplicable("a checkpoint holds the weights of its own head alone; asked of tiny weights")
     names = [name for name in _head_classes(trial.config.model_type) if name != trial.spec.model_class][:HEADS]
-    if not names or trial.encoded.module or trial.config.is_encoder_decoder:
-        raise NotApplicable("the architecture has no further head, or an encoder and a decoder to put one on")
-    if trial.config.sub_configs or trial.model.main_input_name not in trial.inputs:
-        raise NotApplicable("it is made of several bodies, or reads more than text or pictures alone")
+    if not names or trial.encoded.module:
+        raise NotApplicable("the architecture has no further head, or its task calls a part of it")
     found, refused = dict[str, _Head](), list[str]()
     dtype = getattr(torch, trial.target.dtype)
     batch = _longest(trial)
@@ -175,7 +175,12 @@ def heads(trial: Trial) -> Observation:
             except (ValueError, TypeError, AssertionError) as reason:  # the configuration lacks what this head needs
                 refused.append(f"{name}: {reason}")
                 continue
-            found[name] = _of_head(trial, name, model, inputs)
+            try:
+                found[name] = _of_head(trial, name, model, inputs)
+            except ValueError as reason:
+                if not _asks_for_more(kind, inputs, str(reason)):
+                    raise
+                refused.append(f"{name}: {reason}")
     if not found:
         raise NotApplicable("; ".join(refused))
     allowed = f"1 in each output of {len(found)} heads, their losses among them"
@@ -255,24 +260,30 @@ def _head_classes(model_type: str) -> tuple[str, ...]:
 
 
 def head_inputs(kind: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a head: those of the batch that it takes, and labels of the form that its kind asks for.
+    """The arguments of a head: those of the batch that it takes, and labels where those of its kind have a known form.
 
     A head that chooses among several texts gets each as often as there are choices. Labels are 0 and 1 in turn, which
-    every head has, and none where the mask hides a token.
+    every head has, and none where the mask hides a token. What a decoder reads is left to the class, which makes it of
+    the text where a head needs it; the head of a decoder alone is given that and no more.
 
     Raises:
-        Fixed: it reads something else, or its labels are of another form.
+        Fixed: it reads something else.
     """
+    second = {name.removeprefix(_SECOND): one for name, one in inputs.items() if name.startswith(_SECOND)}
+    given = second if second and "ForCausalLM" in kind.__name__ else inputs
     parameters = inspect.signature(kind.forward).parameters
-    found = {name: value for name, value in inputs.items() if name in parameters and name not in _TARGETS}
+    taken = parameters.keys() - set(_TARGETS)
+    found = {name: one for name, one in given.items() if name in taken and not name.startswith(_SECOND)}
     missing = {one.name for one in list(parameters.values())[1:] if one.default is one.empty and one.kind not in _MORE}
-    main = found.get("input_ids", found.get("pixel_values"))
+    main = found.get(kind.main_input_name)
     if main is None or missing - found.keys():
-        raise Fixed(f"reads {', '.join(sorted(missing - found.keys())) or 'no text and no picture'}")
-    targets = [name for name in _TARGETS if name in parameters]
+        raise Fixed(f"reads {', '.join(sorted(missing - found.keys())) or kind.main_input_name}")
     shape = next((make(main) for pattern, make in _LABELS if re.search(pattern, kind.__name__)), ())
-    if targets and (not shape or ("QuestionAnswering" in kind.__name__ and "labels" in targets)):
-        raise Fixed(f"has {', '.join(targets)} of another form")
+    # labels of answers to questions are places in a text, or else of a form of their own
+    known = shape and not ("QuestionAnswering" in kind.__name__ and "labels" in parameters)
+    # and codes of sound, batch × codebooks × length, have several at each moment
+    known = known and (main.is_floating_point() or main.dim() == 2)
+    targets = [name for name in _TARGETS if name in parameters and known]
     for name in targets:
         found[name] = _labels(shape if name == "labels" else main.shape[:1], found.get("attention_mask"))
     if "ForMultipleChoice" in kind.__name__:
@@ -280,6 +291,11 @@ def head_inputs(kind: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, Tensor) and name not in targets:
                 found[name] = value[:, None].repeat_interleave(CHOICES, dim=1)
     return found
+
+
+def _asks_for_more(kind: Any, given: Mapping[str, Any], said: str) -> bool:
+    """Whether what a class said names an argument of its own that it was not given."""
+    return any(name in said for name in inspect.signature(kind.forward).parameters.keys() - given.keys())
 
 
 def _labels(shape: Sequence[int], mask: Any) -> Tensor:
@@ -301,9 +317,12 @@ def _of_pixels(pixels: Tensor) -> tuple[int, ...]:
     return (len(pixels), *pixels.shape[-2:])
 
 
-# the shape of a head's labels, by that of the tokens or pictures that it reads
+# the shape of a head's labels, by that of what it reads first: tokens, pictures or sound
 _LABELS: tuple[tuple[str, Callable[[Tensor], tuple[int, ...]]], ...] = (
-    (r"For(Sequence|Image)Classification$|ForMultipleChoice$|ForNextSentencePrediction$", lambda one: one.shape[:1]),
+    (
+        r"For(Sequence|Image|Audio)Classification$|ForXVector$|ForMultipleChoice$|ForNextSentencePrediction$",
+        lambda one: one.shape[:1],
+    ),
     (r"ForQuestionAnswering(Simple)?$", lambda one: one.shape[:1]),
     (r"ForTokenClassification$|ForMaskedLM$|ForCausalLM$|LMHeadModel$|ForPreTraining$", lambda one: one.shape[:2]),
     (r"ForSemanticSegmentation$", _of_pixels),
@@ -311,8 +330,13 @@ _LABELS: tuple[tuple[str, Callable[[Tensor], tuple[int, ...]]], ...] = (
 
 
 def _carried(name: str, model: Any, other: Any) -> Comparison:
-    """Whether the body under a head has the weights of the checkpoint, where both have one of that name."""
-    ours, theirs = model.base_model.state_dict(), other.base_model.state_dict()
+    """Whether the body under a head has the weights of the checkpoint, where both have one of that name: of the bodies,
+    or of those models within them that have the most names in common."""
+    bodies = [
+        [one.state_dict() for one in each.base_model.modules() if isinstance(one, PreTrainedModel)]
+        for each in (model, other)
+    ]
+    ours, theirs = max(product(*bodies), key=lambda pair: len(pair[0].keys() & pair[1].keys()))
     shared = ours.keys() & theirs.keys()
     wrong = [key for key in sorted(shared) if not torch.equal(ours[key].cpu(), theirs[key].cpu())]
     broken = f"{len(wrong)} of {len(shared)} weights are not those of the checkpoint: {', '.join(wrong[:3])}"
