@@ -188,7 +188,6 @@ def test_heads_find_a_loss_that_is_another(monkeypatch: pytest.MonkeyPatch) -> N
         ("clip", ["ImageClassification"]),
         ("t5", ["QuestionAnswering", "SequenceClassification", "TokenClassification"]),
         ("mllama", ["CausalLM"]),
-        ("musicgen", ["CausalLM"]),
     ],
 )
 def test_heads_of_sound_of_pictures_and_of_two_bodies_are_asked(model: str, heads: list[str]) -> None:

@@ -37,7 +37,9 @@ def exported_graph(trial: Trial) -> Observation:
     with _Counting() as counting:
         trial.run()
     few = counting.count <= OPERATORS
-    others = {name: trial.session.place(one) for name, one in _others(trial)} if few else {}
+    others, usual = dict[str, Any](), {"": trial.outputs}
+    for name, one, outputs in _others(trial) if few else ():
+        others[name], usual[name] = trial.session.place(one), outputs
     try:
         program, fixed = _exported(trial.called, inputs, others)
     except Exception as error:  # whatever in the model's code can't be traced
@@ -57,8 +59,7 @@ def exported_graph(trial: Trial) -> Observation:
         if found is None and name:
             notes.append(f"refuses {name}")
             continue
-        usual = trial.run(given) if name else trial.outputs
-        expected = {path: one for path, one in usual.items() if not is_cache(path)}
+        expected = {path: one for path, one in usual[name].items() if not is_cache(path)}
         note, noisy = (f", {name}", given) if name else ("", None)
         comparisons += trial.agree(found or {}, expected, note, noisy)
         asked += [name] * bool(name)
@@ -126,9 +127,9 @@ def _exported(
         return traced(model, inputs), _first_line(error)
 
 
-def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Inputs of other sizes than the batch: its first row as it is encoded alone, and a row and some tokens more, as
-    far as the model itself takes them."""
+def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
+    """Inputs of other sizes than the batch, and what the model gives for them, as far as it takes them: its first row
+    as it is encoded alone, and a row and some tokens more."""
     batch, rows = trial.inputs, len(trial.rows)
     alone = trial.encode(trial.rows[:1]).inputs
     larger = joined([batch, slice_row(batch, 0)]) if sliceable(batch, rows) else dict(batch)
@@ -141,10 +142,10 @@ def _others(trial: Trial) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, one in (("a row alone", alone), ("a row and tokens more", larger)):
         if list(tensors_of(one)) == list(tensors_of(batch)) and _shapes(one) != _shapes(batch):
             try:
-                trial.run(one)
+                outputs = trial.run(one)
             except Exception:  # of what the model itself refuses no graph is asked
                 continue
-            yield name, one
+            yield name, one, outputs
 
 
 class _Counting(OperatorMode):
