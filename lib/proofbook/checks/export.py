@@ -23,8 +23,9 @@ from proofbook.runtimes.outputs import is_cache
 CLAIM = "_can_compile_fullgraph"
 # tokens that a longer text has more
 LONGER = 3
-# operators of a call whose sizes are left open at most: tracing then takes minutes where sizes are sums of many others
-OPERATORS = 500
+# operators of a call whose sizes are left open at most: tracing them takes thrice the time of sizes that stay, which is
+# a second for so many, and minutes where sizes are sums of many others
+OPERATORS = 300
 
 
 @check
