@@ -203,13 +203,20 @@ class Model(Entry):
 
 
 class Target(Entry):
-    """A hardware target: device × runtime × dtype."""
+    """A hardware target: device × runtime × dtype, and the dtypes of quantised weights and activations."""
 
     name: Name
     device: Literal["cpu", "cuda", "rocm", "mps", "xpu", "webgpu"]
     # the name of an entry point of the group `proofbook.runtimes`
     runtime: Name = "eager"
+    # what is computed in, and held in where nothing else is said
     dtype: Literal["float32", "float16", "bfloat16"]
+    # what linear layers hold their weights in, where that is no floating point
+    weight_dtype: Literal["int8", "int4"] | None = None
+    # how many inputs of an output share a scale; all of them unless it is said
+    weight_group: Annotated[int, Field(gt=0)] | None = None
+    # what the inputs of these layers are rounded to in each call, where they are
+    activation_dtype: Literal["int8"] | None = None
     # what the runtime is told, as it documents it
     options: dict[str, Any] = {}
     # kinds of fallback that do not fail a case, and why; all others do
@@ -217,6 +224,17 @@ class Target(Entry):
     # False for one that takes minutes a case: it runs when it is named
     default: bool = True
     description: str
+
+    @model_validator(mode="after")
+    def _quantises_weights(self) -> Self:
+        if self.weight_dtype is None and (self.weight_group or self.activation_dtype):
+            raise ValueError("weight_group and activation_dtype need a weight_dtype")
+        return self
+
+    @property
+    def precision(self) -> str:
+        """The dtype that bounds what an execution rounds: weights are held beforehand, and rounded by none."""
+        return self.activation_dtype or self.dtype
 
 
 class SuiteCase(Entry):
@@ -247,23 +265,33 @@ class Suite(Entry):
         return self
 
 
+# bits of mantissa, or beside the sign
+_MANTISSA = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7, "int8": 7, "int4": 3}
+
+
 class Tolerance(Entry):
     """How far a target's outputs in one dtype may lie from float64 truth.
 
-    With ``eps`` the machine epsilon of the dtype, ``scale`` the RMS of the true output (of all of it, where a part is
+    With ``eps`` the machine epsilon of the dtype (of integers, that of as many bits of mantissa as they have beside the
+    sign), ``scale`` the RMS of the true output (of all of it, where a part is
     judged), and ``floor`` the error of eager attention in the same dtype on the CPU, the error allowed is
     ``clip(multiple * floor, smallest * eps * scale * m, largest * eps * scale * m)``, for the RMSE, the worst row
     and the worst element each by its own floor. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
     rows or elements: about where the largest of n normal errors of that size lies (extreme value theory).
     """
 
-    dtype: Literal["float64", "float32", "float16", "bfloat16"]
+    dtype: Literal["float64", "float32", "float16", "bfloat16", "int8", "int4"]
     multiple: float = Field(gt=0)
     smallest: float = Field(gt=0)
     largest: float = Field(gt=0)
     # how many times the error allowed a change of an input or a parameter must move some output
     signal: float = Field(default=10, gt=0)
     reason: Reason
+
+    @property
+    def eps(self) -> float:
+        """The distance of 1 from the next larger number."""
+        return 2.0 ** -_MANTISSA[self.dtype]
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

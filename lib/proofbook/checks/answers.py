@@ -71,7 +71,7 @@ def published_recipe(trial: Trial) -> Observation:
     published = SentenceTransformer(str(trial.folder), device="cpu", model_kwargs={"dtype": trial.target.dtype})
     expected = torch.as_tensor(published.encode([row.text for row in trial.rows], normalize_embeddings=True))
     apart = float((embeddings - expected).abs().max())
-    allowed = trial.tolerance.smallest * torch.finfo(getattr(torch, trial.target.dtype)).eps
+    allowed = trial.tolerance.smallest * trial.tolerance.eps
     return Observation(apart <= allowed, f"{apart:.3g} apart at most", f"{allowed:.3g}")
 
 

@@ -152,8 +152,13 @@ def _standard(tensor: torch.Tensor, tolerance: Tolerance) -> torch.Tensor:
     if not tensor.is_floating_point():
         return wide
     # the narrower of both sides decides: truth in float64 masks with the lowest float64
-    mask = torch.finfo(getattr(torch, tolerance.dtype)).max / 2
-    return torch.where(wide.abs() >= mask, wide.sign() * math.inf, wide)
+    return torch.where(wide.abs() >= lowest_mask(tolerance), wide.sign() * math.inf, wide)
+
+
+def lowest_mask(tolerance: Tolerance) -> float:
+    """The magnitude from which a value is one that masks; that of float32 where a tolerance is of integers."""
+    kind = getattr(torch, tolerance.dtype)
+    return torch.finfo(kind if kind.is_floating_point else torch.float32).max / 2
 
 
 def _unlike(actual: torch.Tensor, expected: torch.Tensor) -> str:
@@ -189,12 +194,11 @@ def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) 
 
 def _allowed(tolerance: Tolerance, truth: torch.Tensor, own: float, floor: Errors | None) -> Errors:
     scale = max(own, floor.scale) if floor else own
-    eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
     rows = truth.numel() // max(1, truth.shape[-1] if truth.dim() else 1)
 
     def bound(error: float, draws: int) -> float:
-        low = tolerance.smallest * eps * scale * _expected_maximum(draws)
-        high = tolerance.largest * eps * scale * _expected_maximum(draws)
+        low = tolerance.smallest * tolerance.eps * scale * _expected_maximum(draws)
+        high = tolerance.largest * tolerance.eps * scale * _expected_maximum(draws)
         return min(max(tolerance.multiple * error, low), high)
 
     rmse, row, element = _three(floor) if floor else (0.0, 0.0, 0.0)

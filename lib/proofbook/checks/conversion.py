@@ -89,7 +89,7 @@ def decodes_with_cache(trial: Trial) -> Observation:
     if another:
         return Observation(False, "a graph for each length of the cache", "one for all", another)
     whole = {**whole, **decoder.caching(False)}
-    expected = truth_of(trial.called, whole).outputs["logits"][:, :-1]
+    expected = truth_of(trial.standing, whole).outputs["logits"][:, :-1]
     comparisons = trial.agree({"logits": scores}, {"logits": expected}, inputs=whole)
     return Observation.of(comparisons, f"1 at each of {ready} tokens read and {NEW} written")
 

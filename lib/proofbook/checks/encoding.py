@@ -149,7 +149,7 @@ def _numbered(trial: Trial, row: Mapping[str, Any]) -> Tensor:
     raise NotApplicable("its positions are counted from neither 0 nor the padding token")
 
 
-@check
+@check(floats=True)
 def heads(trial: Trial) -> Observation:
     """Each head that the architecture has, on the weights of the checkpoint, is right by float64; so is its loss."""
     if trial.weights is not Weights.TINY:

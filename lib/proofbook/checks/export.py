@@ -28,7 +28,7 @@ LONGER = 3
 OPERATORS = 300
 
 
-@check
+@check(floats=True)
 def exported_graph(trial: Trial) -> Observation:
     """A graph of torch.export gives the model's numbers, and at other sizes than the traced ones too or refuses them.
 

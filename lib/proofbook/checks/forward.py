@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from proofbook.checks.compare import differing
+from proofbook.checks.integers import holding_of
 from proofbook.checks.plain import call, eager, same
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
@@ -113,15 +114,34 @@ def ran_on_target(trial: Trial) -> Observation:
     proof, dtype = trial.session.proof(trial.inputs), trial.target.dtype
     total, allows = sum(proof.ran.values()), trial.target.allows
     there = sum(count for (where, kind), count in proof.ran.items() if (where, kind) == (proof.where, dtype))
-    wrong = [one for one in proof.fallbacks if one.kind not in allows]
-    known = [one for one in proof.fallbacks if one.kind in allows]
+    holding = holding_of(trial) if trial.target.weight_dtype else None
+    fallbacks = (*proof.fallbacks, *(holding.fallbacks if holding else ()))
+    wrong = [one for one in fallbacks if one.kind not in allows]
+    known = [one for one in fallbacks if one.kind in allows]
+    held = [holding.observed] if holding else []
     allowed = [f"{one.kind} ({one.detail}), allowed: {allows[one.kind]}" for one in known]
     shares = [f"{count / total:.1%} {where} {kind}" for (where, kind), count in sorted(proof.ran.items())]
     kernels = [f"attention by {kernel}: {count} calls" for kernel, count in sorted(proof.attention.items())]
     return Observation(
-        passed=not wrong and there > 0,
-        observed=f"{there} of {total} {proof.unit} on {proof.where} in {dtype}, "
-        + (", ".join(dict.fromkeys(one.kind for one in wrong)) or "no fallback"),
-        allowed=f"more than 0 on {proof.where} in {dtype}, no fallback" + " but those allowed by name" * bool(allows),
-        detail="; ".join([*(f"{one.kind}: {one.detail}" for one in wrong), ", ".join(shares), *kernels, *allowed]),
+        passed=not wrong and there > 0 and (holding is None or bool(holding.held)),
+        observed=", ".join(
+            [
+                f"{there} of {total} {proof.unit} on {proof.where} in {dtype}",
+                *held,
+                *(dict.fromkeys(one.kind for one in wrong) or ["no fallback"]),
+            ]
+        ),
+        allowed=f"more than 0 on {proof.where} in {dtype}, "
+        + "more than 0 layers, " * bool(held)
+        + "no fallback"
+        + " but those allowed by name" * bool(allows),
+        detail="; ".join(
+            [
+                *(f"{one.kind}: {one.detail}" for one in wrong),
+                *([holding.detail] if holding else []),
+                ", ".join(shares),
+                *kernels,
+                *allowed,
+            ]
+        ),
     )

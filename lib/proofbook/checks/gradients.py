@@ -34,7 +34,7 @@ STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
 SLOPE = 1e-4
 
 
-@check
+@check(floats=True)
 def gradients(trial: Trial) -> Observation:
     """On the target every parameter gets the gradient that it has in float64, and no value of it is NaN or infinite."""
     _trainable(trial)
@@ -71,7 +71,7 @@ def gradients_are_those_of_float64(
         assert share <= 1, f"the gradient of {name}: observed {share:.3g} of the error allowed, allowed 1"
 
 
-@check
+@check(floats=True)
 def gradients_by_difference(trial: Trial) -> Observation:
     """In float64 the gradient along a random direction of all parameters is the slope of outputs along it."""
     _trainable(trial)
@@ -107,7 +107,7 @@ def gradient_is_the_slope(model: nn.Module, inputs: Mapping[str, Any], dtype: to
     assert least <= SLOPE, f"gradient and slope: observed {least:.2g} of the gradient apart, allowed {SLOPE:g}"
 
 
-@check
+@check(floats=True)
 def gradient_checkpointing(trial: Trial) -> Observation:
     """In train mode gradients are the same with gradient checkpointing, which does happen."""
     _trainable(trial)

@@ -60,7 +60,7 @@ class Measure:
         before = self.outputs[name].double()
         finite = before[before.isfinite() & (before.abs() < torch.finfo(torch.float32).max / 2)]
         scale = float(finite.square().mean().sqrt()) if finite.numel() else 0.0
-        return self.tolerance.smallest * torch.finfo(getattr(torch, self.tolerance.dtype)).eps * scale
+        return self.tolerance.smallest * self.tolerance.eps * scale
 
 
 def moved_rows(measure: Measure, outputs: Mapping[str, Tensor], change: Change, rows: int) -> list[float]:

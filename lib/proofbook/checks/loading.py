@@ -48,7 +48,7 @@ def checkpoint_fills_the_model(whole: Any) -> None:
     assert not astray, f"observed {astray}, allowed none of them"
 
 
-@check
+@check(floats=True)
 def save_load_round_trip(trial: Trial) -> Observation:
     """A model saved and loaded again has the same parameters, buffers, ties and outputs, bit for bit."""
     with tempfile.TemporaryDirectory(prefix="proofbook-") as folder:
@@ -59,7 +59,7 @@ def save_load_round_trip(trial: Trial) -> Observation:
     return _same(trial.model, loaded, f" and {len(moved)} of {len(trial.outputs)} outputs", moved)
 
 
-@check
+@check(floats=True)
 def sharded_files(trial: Trial) -> Observation:
     """Saved in several files, and loaded in the dtype that they say, it is the same model, bit for bit."""
     sizes = [one.numel() * one.element_size() for one in trial.model.state_dict().values()]
@@ -84,7 +84,7 @@ def several_files_are_the_same(whole: Any, largest: int) -> None:
     same(again.state_dict(), whole.state_dict())
 
 
-@check
+@check(floats=True)
 def tied_weights(trial: Trial) -> Observation:
     """Parameters that the class ties are one and the same: a step in one is a step in the other."""
     pairs: dict[str, str] = getattr(trial.model, "all_tied_weights_keys", {})

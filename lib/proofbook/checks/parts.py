@@ -52,11 +52,10 @@ class PartTrial(Trial):
         """The model's own processor."""
         return self.processor_of(self.config)
 
-    @cached_property
-    def loaded(self) -> Loaded:
+    def load(self, dtype: str = "", attention: str | None = None) -> Loaded:
         """The part, drawn from the seed; there is no checkpoint of it."""
         module: Any = build_part(self.spec, self.part, self.config, self.seed)
-        return Loaded(module.to(getattr(torch, self.target.dtype)), (), (), ())
+        return Loaded(module.to(getattr(torch, dtype or self.target.dtype)), (), (), ())
 
     def encode(self, rows: list[Row]) -> Encoded:
         """Raw examples as the part takes them."""

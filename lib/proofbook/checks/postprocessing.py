@@ -291,7 +291,7 @@ def _masks(trial: Trial, row: int, size: Size) -> Iterator[_Masks]:
 
 def _rounding(trial: Trial) -> float:
     """The share of its scale by which a value of the target's dtype may be off by rounding alone."""
-    return trial.tolerance.smallest * torch.finfo(getattr(torch, trial.target.dtype)).eps
+    return trial.tolerance.smallest * trial.tolerance.eps
 
 
 def _method(trial: Trial, kind: str, *names: str) -> Any:

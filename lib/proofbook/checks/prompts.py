@@ -243,8 +243,8 @@ def _written(trial: Trial, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
     """The outputs of another batch held against float64, with their own noise floor."""
     found = trial.run(inputs)
-    true = {n: t for n, t in truth_of(trial.called, inputs).outputs.items() if n in found or "attention" not in n}
-    floor = floor_outputs(trial.called, inputs, getattr(torch, trial.target.dtype))
+    true = {n: t for n, t in truth_of(trial.standing, inputs).outputs.items() if n in found or "attention" not in n}
+    floor = floor_outputs(trial.standing, inputs, getattr(torch, trial.target.dtype))
     found, true, floor = (without_padding(each, inputs) for each in (found, true, floor))
     return compare_all(found, true, trial.tolerance, errors_between(floor, true, trial.tolerance))
 

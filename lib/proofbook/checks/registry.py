@@ -78,6 +78,8 @@ class Check(Question):
     function: Callable[["Trial"], Observation]
     # whether it asks forward calls alone, which a target that runs a graph of the model has as well
     graphs: bool = False
+    # whether it asks weights in floating point, which some targets hold in integers
+    floats: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,12 @@ def check(function: Function) -> Function: ...
 
 
 @overload
-def check(*, graphs: bool) -> Callable[[Function], Function]: ...
+def check(*, graphs: bool = False, floats: bool = False) -> Callable[[Function], Function]: ...
 
 
-def check(function: Function | None = None, *, graphs: bool = False) -> Function | Callable[[Function], Function]:
+def check(
+    function: Function | None = None, *, graphs: bool = False, floats: bool = False
+) -> Function | Callable[[Function], Function]:
     """Register a check: named by its function, described by the first line of its docstring, of its module's family.
 
     The function returns an :class:`Observation`, or raises :class:`NotApplicable` or
@@ -117,13 +121,15 @@ def check(function: Function | None = None, *, graphs: bool = False) -> Function
     Args:
         graphs: whether it asks only what a forward call gives (``trial.run`` and its like), so that it is asked as
             well of targets that run a graph of the model and not the module of torch.
+        floats: whether it asks weights in floating point (gradients, files, other precisions), so that it is not asked
+            of targets that hold them in integers.
     """
     if function is None:
-        return lambda function: _registered(function, graphs)
-    return _registered(function, graphs)
+        return lambda function: _registered(function, graphs, floats)
+    return _registered(function, graphs, floats)
 
 
-def _registered(function: Function, graphs: bool) -> Function:
+def _registered(function: Function, graphs: bool, floats: bool) -> Function:
     name = function.__name__.replace("_", "-")
     family = function.__module__.rpartition(".")[2]
     description = (function.__doc__ or "").strip().partition("\n")[0]
@@ -133,7 +139,7 @@ def _registered(function: Function, graphs: bool) -> Function:
         raise ValueError(f"check {name}: has no docstring to describe it")
     if name in _register:
         raise ValueError(f"check {name}: registered twice, in {_register[name].family} and {family}")
-    _register[name] = Check(name, family, description, function, graphs)
+    _register[name] = Check(name, family, description, function, graphs, floats)
     return function
 
 
@@ -168,6 +174,8 @@ def examine(check: Check, trial: "Trial") -> Finding:
     try:
         if not check.graphs:
             trial.require_module()
+        if check.floats and trial.target.weight_dtype:
+            raise NotApplicable(f"asks weights in floating point, not in {trial.target.weight_dtype}")
         seen = check.function(trial)
     except Exception as error:  # whatever a model raises is its verdict
         return raised(check, error, time.perf_counter() - start)

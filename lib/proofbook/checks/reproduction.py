@@ -4,9 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import torch
-
 from proofbook.catalog import Tolerance
+from proofbook.checks.compare import lowest_mask
 
 Plain = TypeVar("Plain", bound=Callable[..., None])
 
@@ -47,13 +46,12 @@ def reproduces(*checks: Callable[..., object]) -> Callable[[Plain], Plain]:
 
 def limits(tolerance: Tolerance) -> dict[str, float]:
     """A tolerance as a reproduction takes it."""
-    info = torch.finfo(getattr(torch, tolerance.dtype))
     return {
         "multiple": tolerance.multiple,
         "smallest": tolerance.smallest,
         "largest": tolerance.largest,
-        "eps": info.eps,
-        "mask": info.max / 2,
+        "eps": tolerance.eps,
+        "mask": lowest_mask(tolerance),
     }
 
 

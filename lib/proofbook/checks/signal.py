@@ -92,7 +92,7 @@ def inputs_move_outputs(
             )
 
 
-@check
+@check(floats=True)
 def parameters_matter(trial: Trial) -> Observation:
     """A step of half its size in each parameter moves outputs far beyond the tolerance; unused ones are listed."""
     only_drawn(trial)

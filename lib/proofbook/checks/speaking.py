@@ -55,8 +55,7 @@ def vocoder(trial: Trial) -> Observation:
         if length != count * hop
     ]
     apart = float((alone - sounds).abs().max()) if alone.shape == sounds.shape else math.inf
-    eps = torch.finfo(getattr(torch, trial.target.dtype)).eps
-    allowed = trial.tolerance.smallest * eps * float(alone.abs().max())
+    allowed = trial.tolerance.smallest * trial.tolerance.eps * float(alone.abs().max())
     return Observation(not wrong and apart <= allowed, f"{apart:.3g} apart at most", f"{allowed:.3g}", "; ".join(wrong))
 
 

@@ -37,6 +37,7 @@ from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb, reset_peak
 from proofbook.runtimes import Refused, Runtime, Session, runtime_of
+from proofbook.runtimes.quantised import holding, rounding_inputs
 from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, load_processor
 from proofbook.subject.tasks import task_named
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
@@ -80,14 +81,18 @@ class Trial:
 
     @cached_property
     def loaded(self) -> Loaded:
-        """The model as ``from_pretrained`` gives it in the target's dtype, and which keys went astray."""
-        return load_model(self.spec, self.folder, getattr(torch, self.target.dtype))
+        """The model as ``from_pretrained`` gives it, its weights as a target that runs it holds them."""
+        return self._held(self.load())
+
+    def load(self, dtype: str = "", attention: str | None = None) -> Loaded:
+        """The model in floating point, in the target's dtype or another, and which keys went astray."""
+        return load_model(self.spec, self.folder, getattr(torch, dtype or self.target.dtype), attention)
 
     @cached_property
     def load_s(self) -> float:
         """Seconds to load the checkpoint once more, the files being in the operating system's cache."""
         start = time.perf_counter()
-        load_model(self.spec, self.folder, getattr(torch, self.target.dtype))
+        self.load()
         return time.perf_counter() - start
 
     @property
@@ -134,8 +139,8 @@ class Trial:
 
     @property
     def tolerance(self) -> Tolerance:
-        """How far outputs in the target's dtype may lie from truth."""
-        return self.tolerances[self.target.dtype]
+        """How far outputs in the target's precision may lie from truth."""
+        return self.tolerances[self.target.precision]
 
     @property
     def model(self) -> Any:
@@ -211,12 +216,12 @@ class Trial:
     @cached_property
     def truth(self) -> Truth:
         """What the outputs should be."""
-        return (self.truths.truth_of if self.truths else truth_of)(self._called(self.model), self.inputs)
+        return (self.truths.truth_of if self.truths else truth_of)(self.standing, self.inputs)
 
     @cached_property
     def floor(self) -> dict[str, torch.Tensor]:
         """The outputs of eager attention in the target's dtype on the CPU."""
-        return floor_outputs(self._called(self.model), self.inputs, getattr(torch, self.target.dtype))
+        return floor_outputs(self.rough(self.standing), self.inputs, getattr(torch, self.target.dtype))
 
     @cached_property
     def noise(self) -> dict[str, Errors]:
@@ -227,14 +232,14 @@ class Trial:
     def noise_of(self, inputs: Mapping[str, Any]) -> dict[str, Errors]:
         """The noise floor of another execution than the batch's."""
         dtype = getattr(torch, self.target.dtype)
-        outputs = floor_outputs(self.called, inputs, dtype), truth_of(self.called, inputs).outputs
+        outputs = floor_outputs(self.rough(self.standing), inputs, dtype), truth_of(self.standing, inputs).outputs
         floor, truth = (without_padding(each, inputs) for each in outputs)
         return errors_between(floor, truth, self.tolerance)
 
     @cached_property
     def plain(self) -> dict[str, torch.Tensor]:
         """The outputs in float64 of the model as it is now: what is wrong with it, if anything, is in them as well."""
-        reference = reference_model(self.called, torch.float64)
+        reference = reference_model(self.rough(self.standing), torch.float64)
         return without_padding(run_reference(reference, self.inputs, torch.float64), self.inputs)
 
     @cached_property
@@ -244,8 +249,9 @@ class Trial:
 
     def rounded_further(self, first: int = ROUNDINGS) -> Iterator[dict[str, torch.Tensor]]:
         """The same in other ways, as many as are asked for."""
-        dtype = getattr(torch, self.target.dtype)
-        return (without_padding(one, self.inputs) for one in rounded_truths(self.called, self.inputs, dtype, first))
+        model, dtype = self.rough(self.standing), getattr(torch, self.target.dtype)
+        found = rounded_truths(model, self.inputs, dtype, first)
+        return (without_padding(one, self.inputs) for one in found)
 
     @cached_property
     def wider_noise(self) -> dict[str, Errors]:
@@ -355,11 +361,11 @@ class Trial:
 
     def reload(self, dtype: str = "", attention: str | None = None) -> Any:
         """Another model of the checkpoint: in the target's dtype or another, with an implementation of attention."""
-        return load_model(self.spec, self.folder, getattr(torch, dtype or self.target.dtype), attention).model
+        return self._held(self.load(dtype, attention)).model
 
     def beside_truth(self) -> tuple[Execution, Execution]:
         """The call of the batch on the target, and the one that gives its truth."""
-        reference = reference_model(self.called, torch.float64)
+        reference = reference_model(self.standing, torch.float64)
         return Execution(self.called, self.inputs), Execution(reference, self.inputs)
 
     @property
@@ -367,12 +373,28 @@ class Trial:
         """The module of the model whose forward the task calls."""
         return self._called(self.model)
 
+    @cached_property
+    def standing(self) -> nn.Module:
+        """The module that truth and noise are of: what the task calls, its weights those that the target holds."""
+        if self.target.weight_dtype is None or self.runtime.runs_module:
+            return self.called
+        return holding(self.called, {path: one.values() for path, one in self.session.held().items()})
+
+    def rough(self, module: nn.Module) -> nn.Module:
+        """A module that rounds the inputs of linear layers, where the target does so: what that changes is noise."""
+        return rounding_inputs(module, self.session.held()) if self.target.activation_dtype else module
+
     def in_dtype(self, dtype: str) -> "Trial":
         """The same checkpoint and inputs on the same device in another dtype."""
         target = self.target.model_copy(update={"dtype": dtype})
         other = Trial(self.spec, target, self.weights, self.seed, self.tolerances, self.local)
         other.folder, other.encoded, other.rows, other.truths = self.folder, self.encoded, self.rows, self.truths
         return other
+
+    def _held(self, loaded: Loaded) -> Loaded:
+        if self.target.weight_dtype:
+            self.runtime.quantise(loaded.model, self.target)
+        return loaded
 
     def _called(self, model: nn.Module) -> nn.Module:
         """The module whose forward the task calls: the model itself unless the task names a part."""

@@ -15,6 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from proofbook.runtimes.modes import FunctionMode, OperatorMode
 from proofbook.runtimes.outputs import flatten
+from proofbook.runtimes.quantised import dequantised
 
 # models draw noise in places even in eval mode (stochastic vocoders, sampled codebooks)
 CALL_SEED = 20261123
@@ -156,8 +157,11 @@ def _is_empty(value: Any) -> bool:
 
 
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose."""
-    reference: nn.Module = copied(model).to("cpu", dtype).eval()
+    """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose; a
+    weight in integers is what these stand for."""
+    reference: nn.Module = copied(model)
+    dequantised(reference)
+    reference = reference.to("cpu", dtype).eval()
     for module in reference.modules():
         # what a module has worked out of its parameters and keeps, which follows no change of dtype
         kept = {name: one for name, one in vars(module).items() if isinstance(one, torch.Tensor)}

@@ -103,7 +103,7 @@ def _parts(model: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _tensor(name: str, tensor: torch.Tensor) -> Iterator[Any]:
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+    if tensor.layout is not torch.strided or type(tensor.data) is not torch.Tensor or tensor.is_meta:
         raise _Untold
     yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
     yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -78,6 +78,8 @@ def reproduce(trial: Trial, findings: Sequence[Finding], name: str) -> Reproduct
         raise NoReproduction("the weights are real ones, which no small script holds")
     if not trial.runtime.runs_module and not trial.through:
         raise NoReproduction(f"{trial.target.runtime} does not say in which lines its users run a model")
+    if trial.target.weight_dtype:
+        raise NoReproduction("no script of plain torch holds weights in integers")
     if trial.spec.trust_remote_code:
         raise NoReproduction("the model's code is not that of transformers")
     deadline = time.monotonic() + BUDGET

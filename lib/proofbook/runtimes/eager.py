@@ -14,6 +14,7 @@ from proofbook.runtimes.devices import moved, require_device, synchronize
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.options import chosen
 from proofbook.runtimes.outputs import flatten
+from proofbook.runtimes.quantised import Quantised, linear_layers, quantised
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
 
@@ -25,6 +26,9 @@ class EagerRuntime:
 
     needs: ClassVar[tuple[str, ...]] = ()
     runs_module: ClassVar[bool] = True
+
+    def quantise(self, model: nn.Module, target: Target) -> None:
+        """It quantises nothing."""
 
     def prepare(self, model: nn.Module, examples: Sequence[Mapping[str, Any]], target: Target) -> "EagerSession":
         """Move the model to the target's device; it is expected in the target's dtype."""
@@ -72,6 +76,10 @@ class EagerSession:
 
     def stages(self, inputs: Mapping[str, Any]) -> dict[str, Tensors]:
         return {"torch": self.run(inputs)}
+
+    def held(self) -> dict[str, Quantised]:
+        found = {path: quantised(layer.weight) for path, layer in linear_layers(self.model).items()}
+        return {path: one for path, one in found.items() if one is not None}
 
     def trace(self, inputs: Mapping[str, Any]) -> None:
         return None

@@ -12,6 +12,7 @@ from proofbook.catalog import Target
 from proofbook.runtimes.devices import moved, require_device, synchronize
 from proofbook.runtimes.exporting import Program, experts_by, export, tensors_of
 from proofbook.runtimes.outputs import flatten
+from proofbook.runtimes.quantised import Quantised
 from proofbook.runtimes.refusals import refusing
 from proofbook.runtimes.runtime import Fallback, Operation, Proof, Refused, Tensors, Trace
 
@@ -37,6 +38,10 @@ class Graph:
         """The outputs of the steps between torch.export and this graph, in their order."""
         return {}
 
+    def held(self) -> Mapping[str, Quantised]:
+        """The weights of linear layers that are held in integers, by the paths of the layers in the model."""
+        return {}
+
     def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors] | None:
         """Values within the graph by the names of nodes, and torch's graph that has these; None where none show."""
         return None
@@ -58,6 +63,9 @@ class GraphRuntime:
     def convert(self, program: Program, target: Target) -> Graph:
         """What the runtime makes of a graph of torch.export; what it raises is its refusal."""
         raise NotImplementedError
+
+    def quantise(self, model: nn.Module, target: Target) -> None:
+        """Nothing of the module: weights are quantised in its graph."""
 
     def prepare(self, model: nn.Module, examples: Sequence[Mapping[str, Any]], target: Target) -> "GraphSession":
         """Export and convert the model, with sizes open if that goes, else for the sizes of the batch."""
@@ -114,6 +122,9 @@ class GraphSession:
         kept = {name: one for name, one in eager.items() if name in program.outputs}
         steps = {"torch": kept, "torch.export": program.run(tensors), **graph.stages(tensors)}
         return {**steps, self._target.runtime: graph.run(tensors)}
+
+    def held(self) -> dict[str, Quantised]:
+        return {path: one for _, graph in self._graphs for path, one in graph.held().items()}
 
     def trace(self, inputs: Mapping[str, Any]) -> Trace | None:
         placed = self.place(inputs)

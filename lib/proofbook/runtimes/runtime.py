@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from proofbook.catalog import Target
+from proofbook.runtimes.quantised import Quantised
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -93,6 +94,9 @@ class Session(Protocol):
     def stages(self, inputs: Mapping[str, Any]) -> Mapping[str, Tensors]:
         """The outputs of each step on the model's way here, in their order, the torch module's own first."""
 
+    def held(self) -> Mapping[str, Quantised]:
+        """The weights of linear layers that are held in integers, by the paths of the layers."""
+
     def trace(self, inputs: Mapping[str, Any]) -> Trace | None:
         """Values within the graph beside torch's own; None where the runtime shows none."""
 
@@ -117,6 +121,10 @@ class Runtime(Protocol):
     needs: ClassVar[tuple[str, ...]]
     # whether it calls the module of torch itself, so that what is asked of the module is asked of the target
     runs_module: ClassVar[bool]
+
+    def quantise(self, model: nn.Module, target: Target) -> None:
+        """Put integers in the place of the weights of a module's linear layers, where the target says so and it is the
+        module that runs; what is in integers already stays."""
 
     def prepare(self, model: nn.Module, examples: Sequence[Mapping[str, Any]], target: Target) -> Session:
         """Make a model ready.

@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from proofbook.catalog import Tolerance
 from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk, walk_graph
 from proofbook.runtimes.runtime import Trace
@@ -20,8 +18,7 @@ SHOWN = 400
 def show_divergence(check: str, actual: Execution, expected: Execution, tolerance: Tolerance) -> Html:
     """Both executions side by side, in figures and as a plot."""
     steps = walk(actual, expected)
-    eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
-    low, high = tolerance.smallest * eps, tolerance.largest * eps
+    low, high = tolerance.smallest * tolerance.eps, tolerance.largest * tolerance.eps
     module = first_divergence(steps, high) or first_divergence(steps, low)
     most = steepest(steps, low)
     narrowed = operators(actual, expected, module) if module else []
@@ -44,9 +41,9 @@ def show_divergence(check: str, actual: Execution, expected: Execution, toleranc
 def show_graph_divergence(check: str, trace: Trace, inputs: Mapping[str, Any], tolerance: Tolerance) -> Html:
     """The values within a graph on its target beside torch's own, in figures and as a plot."""
     steps = walk_graph(trace, inputs)
-    eps = torch.finfo(getattr(torch, tolerance.dtype)).eps
-    first = first_divergence(steps, tolerance.largest * eps) or first_divergence(steps, tolerance.smallest * eps)
-    most = steepest(steps, tolerance.smallest * eps)
+    low, high = tolerance.smallest * tolerance.eps, tolerance.largest * tolerance.eps
+    first = first_divergence(steps, high) or first_divergence(steps, low)
+    most = steepest(steps, low)
     found = facts(
         [
             ("of the check", code(check)),

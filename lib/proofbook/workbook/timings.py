@@ -149,7 +149,7 @@ def _speedup(trial: Trial) -> Speedup | str:
     if trial.target.runtime == "eager":
         return "it is eager torch itself"
     # whoever calls the module may have changed it; a graph leaves it as it is
-    model = trial.reload() if trial.runtime.runs_module else trial.model
+    model = trial.load().model if trial.runtime.runs_module else trial.model
     other = EagerRuntime().prepare(model.get_submodule(trial.encoded.module), [trial.inputs], trial.target)
     return speedup(trial.session, other, trial.inputs, SPEEDUP_BUDGET_S)
 
