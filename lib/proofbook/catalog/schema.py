@@ -293,6 +293,11 @@ class Tolerance(Entry):
         """The distance of 1 from the next larger number."""
         return 2.0 ** -_MANTISSA[self.dtype]
 
+    @property
+    def of_two(self) -> Self:
+        """That for two executions held against each other: ``multiple`` of integers is for one of them alone."""
+        return self if "float" in self.dtype else self.model_copy(update={"multiple": 2 * self.multiple})
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.largest < self.smallest:

@@ -8,6 +8,7 @@ from torch import nn
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.conditioning import judged
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check
@@ -63,6 +64,7 @@ def row_alone_is_row_of_batch(
 def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Tensor]) -> list[Comparison]:
     """Hold a row's outputs alone against its part of the batch's outputs, where they have one entry a row."""
     comparisons = []
+    inputs = slice_row(trial.inputs, row)
     for name, together in trial.outputs.items():
         alone = single.get(name)
         if name.endswith("loss"):
@@ -71,7 +73,8 @@ def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Te
             continue
         part = _row_of(together, row, size, alone)
         if part is not None:
-            comparisons += trial.agree({name: alone[0]}, {name: part}, f", row {row}", slice_row(trial.inputs, row))
+            seen, expected = (without_padding({name: one}, inputs)[name][0] for one in (alone, part[None]))
+            comparisons += trial.agree({name: seen}, {name: expected}, f", row {row}", inputs)
     return comparisons
 
 

@@ -307,7 +307,7 @@ class Trial:
         outputs = self.outputs if outputs is None else outputs
         true = {n: t for n, t in self.truth.outputs.items() if n in outputs or "attention" not in n}
         actual, expected = (without_padding(each, self.inputs) for each in (outputs, true))
-        return self.agree(actual, expected, note)
+        return self.agree(actual, expected, note, tolerance=self.tolerance)
 
     def agree(
         self,
@@ -315,6 +315,7 @@ class Trial:
         expected: Mapping[str, torch.Tensor],
         note: str = "",
         inputs: Mapping[str, Any] | None = None,
+        tolerance: Tolerance | None = None,
     ) -> list[Comparison]:
         """Hold two executions on the target against each other that should give the same; both have every output named.
 
@@ -326,13 +327,15 @@ class Trial:
             actual, expected: the outputs.
             note: what follows their names.
             inputs: those of an execution that was not of the batch; its own floor counts as well.
+            tolerance: that of one execution, where the other is exact.
         """
-        comparisons = compare_all(actual, expected, self.tolerance, self.noise)
+        tolerance = tolerance or self.tolerance.of_two
+        comparisons = compare_all(actual, expected, tolerance, self.noise)
         if self.truth.exact and any(not one.passed and math.isfinite(one.ratio) for one in comparisons):
             noise = self.wider_noise
             if inputs is not None:
                 noise = largest_errors([noise, self.noise_of(inputs)])
-            comparisons = compare_all(actual, expected, self.tolerance, noise)
+            comparisons = compare_all(actual, expected, tolerance, noise)
         return [replace(one, name=f"{one.name}{note}", output=one.name) for one in comparisons]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, from the ONNX exporter of torch."""
+"""ONNX Runtime on the CPU, from the ONNX exporter of torch; with weights in integers where a target says so."""
 
 import json
 import tempfile
@@ -16,10 +16,15 @@ from proofbook.catalog import Target
 from proofbook.runtimes.exporting import Program
 from proofbook.runtimes.graph import Graph, GraphRuntime
 from proofbook.runtimes.onnx import NEEDS, output_names, save_onnx, shown_values
+from proofbook.runtimes.onnx_quantising import KERNELS, Layers, held, kernels, quantise
 from proofbook.runtimes.plain import through_onnxruntime
+from proofbook.runtimes.quantised import Quantised
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "rocm": "ROCMExecutionProvider"}
+
+# the file that torch's exporter writes
+WRITTEN = "model.onnx"
 
 
 class OnnxRuntime(GraphRuntime):
@@ -31,7 +36,7 @@ class OnnxRuntime(GraphRuntime):
     plain = staticmethod(through_onnxruntime)
 
     def convert(self, program: Program, target: Target) -> "OnnxGraph":
-        return OnnxGraph(program, PROVIDERS[target.device])
+        return OnnxGraph(program, target, PROVIDERS[target.device])
 
 
 class OnnxSession(Protocol):
@@ -53,21 +58,31 @@ class OnnxGraph(Graph):
 
     Args:
         program: what the file is made of.
+        target: which says whether weights are in integers.
         provider: the execution provider that all nodes are to run on.
     """
 
-    def __init__(self, program: Program, provider: str) -> None:
+    def __init__(self, program: Program, target: Target, provider: str) -> None:
         start = time.perf_counter()
         self._folder = tempfile.TemporaryDirectory(prefix="proofbook-onnx-")
-        self._path = Path(self._folder.name) / "model.onnx"
+        self._path = Path(self._folder.name) / WRITTEN
         self._provider = provider
         # the paths of outputs by their names in the file
         self._outputs = dict(zip(output_names(program), program.outputs, strict=True))
         # the program of torch that the file was made of
         self._written = save_onnx(program, self._path)
         converted = time.perf_counter()
+        # which of its weights were quantised
+        self._layers: Layers = {}
+        if target.weight_dtype:
+            self._path, self._layers = quantise(self._path, program, target)
+        quantised = time.perf_counter()
         self._session = self._open(self._path)
-        self.seconds = {"convert": converted - start, "load": time.perf_counter() - converted}
+        self.seconds = {
+            "convert": converted - start,
+            **({"quantise": quantised - converted} if self._layers else {}),
+            "load": time.perf_counter() - quantised,
+        }
 
     def run(self, tensors: Tensors) -> Tensors:
         return self._session.call(self._outputs, tensors)
@@ -75,10 +90,15 @@ class OnnxGraph(Graph):
     def stages(self, tensors: Tensors) -> Mapping[str, Tensors]:
         with torch.no_grad():
             decomposed = dict(self._written.module()(dict(tensors)))
-        with closing(self._open(self._path, optimised=False)) as plain:
+        with closing(self._open(self._path.with_name(WRITTEN), optimised=False)) as plain:
             return {"decomposed": decomposed, "ONNX, not optimised": plain.call(self._outputs, tensors)}
 
-    def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors]:
+    def held(self) -> Mapping[str, Quantised]:
+        return held(self._path, self._layers) if self._layers else {}
+
+    def values(self, tensors: Tensors) -> tuple[fx.GraphModule, Tensors] | None:
+        if self._layers:  # none of which is torch's
+            return None
         module = self._written.module()
         names = {node.name: node.name for node in module.graph.nodes if node.op == "call_function"}
         returned: Any = module.graph.output_node().args[0]
@@ -92,15 +112,19 @@ class OnnxGraph(Graph):
             session.call(self._outputs, tensors)
             events = session.events()
         ran: Counter[tuple[str, str]] = Counter()
+        integers = 0
         for event in events:
             provider = event.get("args", {}).get("provider")
             if event.get("cat") == "Node" and provider and event["name"].endswith("_kernel_time"):
                 ran[provider, _dtype(event["args"])] += 1
+                integers += event["args"].get("op_name") in KERNELS
         fallbacks = tuple(
             Fallback(f"{dtype} nodes on {where}", f"{count} nodes")
             for (where, dtype), count in ran.items()
             if where != self._provider
         )
+        if self._layers and integers < (there := kernels(self._path)):
+            fallbacks += (Fallback("products in floating point", f"{there - integers} of {there} in integers"),)
         return Proof(dict(ran), "nodes", self._provider, fallbacks)
 
     def release(self) -> None:

@@ -41,17 +41,17 @@ class OnnxRuntimeWeb(GraphRuntime):
         return {"onnxruntime-web": package_release(), "browser": browser_release()}
 
     def convert(self, program: Program, target: Target) -> "OnnxWebGraph":
-        return OnnxWebGraph(program, _PROVIDERS[target.device], target.options)
+        return OnnxWebGraph(program, target, _PROVIDERS[target.device])
 
 
 class OnnxWebGraph(OnnxGraph):
     """A file of ONNX, and a session of it in the page of this process."""
 
-    def __init__(self, program: Program, provider: str, options: Mapping[str, Any]) -> None:
-        self._options = options
+    def __init__(self, program: Program, target: Target, provider: str) -> None:
+        self._options = target.options
         self._page = Page.borrowed()
         try:
-            super().__init__(program, provider)
+            super().__init__(program, target, provider)
         except BaseException:
             self._page.give_back()
             raise
