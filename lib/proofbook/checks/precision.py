@@ -46,8 +46,8 @@ def weights_near_their_levels(trial: Trial) -> Observation:
         if one.grid.group != group or not 2**bits - 2 < one.grid.levels <= 2**bits:
             wrong.append(f"{path} has {one.grid.levels} levels for each {one.grid.group}")
         off = (one.values() - weight).abs() / one.grid.steps(weight).clamp(min=torch.finfo(torch.float64).tiny)
-        # its scale is rounded, and counted from zero so many times
-        slack = one.grid.levels * torch.finfo(one.scales.dtype).eps
+        # the scale is rounded in the dtype of the checkpoint, and taken up to half as many times as there are levels
+        slack = one.grid.levels / 2 * torch.finfo(layers[path].weight.dtype).eps
         if off.max() > 0.5 + slack:
             wrong.append(f"{path}: {int((off > 0.5 + slack).sum())} of {off.numel()} weights")
         worst = max(worst, (float(off.max()), path))

@@ -85,7 +85,7 @@ class Trial:
         return self._held(self.load())
 
     def load(self, dtype: str = "", attention: str | None = None) -> Loaded:
-        """The model in floating point, in the target's dtype or another, and which keys went astray."""
+        """The model in floating point, of the target's dtype or another, and which keys went astray."""
         return load_model(self.spec, self.folder, getattr(torch, dtype or self.target.dtype), attention)
 
     @cached_property
@@ -289,8 +289,7 @@ class Trial:
     @cached_property
     def latency(self) -> Latency:
         """The time of forward calls, inputs already on the device."""
-        placed = self.session.place(self.inputs)
-        session = self.session
+        session, placed = self.session, self.session.place(self.inputs)
         reset_peak(session.device)
         return time_calls(lambda: session.call(placed), session.synchronize, TIMING_BUDGET_S, session.device)
 
@@ -323,11 +322,8 @@ class Trial:
         one rounding or, where it does not, of several. The names are those of outputs or, with other shapes, of parts
         of them.
 
-        Args:
-            actual, expected: the outputs.
-            note: what follows their names.
-            inputs: those of an execution that was not of the batch; its own floor counts as well.
-            tolerance: that of one execution, where the other is exact.
+        ``note`` follows their names; ``inputs`` are those of an execution that was not of the batch, whose own floor
+        counts as well; ``tolerance`` is that of one execution, where the other is exact.
         """
         tolerance = tolerance or self.tolerance.of_two
         comparisons = compare_all(actual, expected, tolerance, self.noise)
@@ -379,9 +375,8 @@ class Trial:
     @cached_property
     def standing(self) -> nn.Module:
         """The module that truth and noise are of: what the task calls, its weights those that the target holds."""
-        if self.target.weight_dtype is None or self.runtime.runs_module:
-            return self.called
-        return holding(self.called, {path: one.values() for path, one in self.session.held().items()})
+        held = self.session.held() if self.target.weight_dtype and not self.runtime.runs_module else {}
+        return holding(self.called, {path: one.values() for path, one in held.items()}) if held else self.called
 
     def rough(self, module: nn.Module) -> nn.Module:
         """A module that rounds the inputs of linear layers, where the target does so: what that changes is noise."""

@@ -159,7 +159,7 @@ class Case(Trial):
             [
                 ("class", code(type(model).__name__)),
                 ("checkpoint", f"{self.spec.hub_id}, {full:,} parameters" if full else self.spec.hub_id),
-                ("weights here", f"{self.weights}, {here:,} parameters, {self.target.dtype}"),
+                ("weights here", f"{self.weights}, {here:,} parameters, {self._dtypes}"),
                 ("attention", getattr(self.config, "_attn_implementation", None) or "the model's own"),
             ]
         )
@@ -316,8 +316,13 @@ class Case(Trial):
     def __repr__(self) -> str:
         return self._header().text
 
+    @property
+    def _dtypes(self) -> str:
+        weights = self.target.weight_dtype
+        return f"{self.target.dtype}, weights of linear layers in {weights}" if weights else self.target.dtype
+
     def _header(self) -> Html:
-        device = f"{self.target.device}, {self.target.runtime}, {self.target.dtype}"
+        device = f"{self.target.device}, {self.target.runtime}, {self._dtypes}"
         return facts(
             [
                 ("case", code(self.id)),
