@@ -41,7 +41,9 @@ def test_every_category_has_its_notebook_and_its_file() -> None:
 
 def test_every_target_has_a_tolerance_for_its_dtype() -> None:
     catalog = load_catalog()
-    assert {target.dtype for target in catalog.targets.values()} <= set(catalog.tolerances)
+    targets = catalog.targets.values()
+    dtypes = {target.precision for target in targets} | {target.weight_dtype for target in targets} - {None}
+    assert {target.dtype for target in targets} | dtypes <= set(catalog.tolerances)
 
 
 def test_the_smoke_suite_covers_every_category_and_real_weights() -> None:
@@ -63,6 +65,11 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         ("models/vision.yaml", {"models": {"x": {"class": "A"}}}, r"models\.x\.model_type: missing"),
         ("models/vision.yaml", {"models": {"x": None}}, r"models\.x: must be a mapping"),
         ("models/vision.yaml", {"model": {}}, r"must hold one mapping, 'models'"),
+        (
+            "targets.yaml",
+            {"targets": {"t": {"device": "cpu", "dtype": "float32", "weight_group": 32, "description": "none"}}},
+            r"targets\.t: .*need a weight_dtype",
+        ),
         ("targets.yaml", {"targets": {"t": {"device": "tpu"}}}, r"targets\.t\.device: .*'cpu', 'cuda'.*got 'tpu'"),
         ("suites.yaml", {"suites": {"s": {"description": "empty"}}}, r"a suite needs cases or categories"),
         (

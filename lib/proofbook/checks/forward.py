@@ -111,37 +111,33 @@ def two_calls_give_the_same(model: nn.Module, inputs: Mapping[str, Any], dtype: 
 @check(graphs=True)
 def ran_on_target(trial: Trial) -> Observation:
     """All of it ran as the target promises: nothing fell back in silence, to what it does not allow by name."""
-    proof, dtype = trial.session.proof(trial.inputs), trial.target.dtype
-    total, allows = sum(proof.ran.values()), trial.target.allows
-    there = sum(count for (where, kind), count in proof.ran.items() if (where, kind) == (proof.where, dtype))
-    holding = holding_of(trial) if trial.target.weight_dtype else None
+    target, proof = trial.target, trial.session.proof(trial.inputs)
+    there, total = proof.ran.get((proof.where, target.dtype), 0), sum(proof.ran.values())
+    holding = holding_of(trial) if target.weight_dtype else None
     fallbacks = (*proof.fallbacks, *(holding.fallbacks if holding else ()))
-    wrong = [one for one in fallbacks if one.kind not in allows]
-    known = [one for one in fallbacks if one.kind in allows]
-    held = [holding.observed] if holding else []
-    allowed = [f"{one.kind} ({one.detail}), allowed: {allows[one.kind]}" for one in known]
-    shares = [f"{count / total:.1%} {where} {kind}" for (where, kind), count in sorted(proof.ran.items())]
-    kernels = [f"attention by {kernel}: {count} calls" for kernel, count in sorted(proof.attention.items())]
+    wrong = [one for one in fallbacks if one.kind not in target.allows]
+    observed = [
+        f"{there} of {total} {proof.unit} on {proof.where} in {target.dtype}",
+        *([holding.observed] if holding else []),
+        *(dict.fromkeys(one.kind for one in wrong) or ["no fallback"]),
+    ]
+    told = [
+        *(f"{one.kind}: {one.detail}" for one in wrong),
+        *([holding.detail] if holding else []),
+        ", ".join(f"{count / total:.1%} {where} {dtype}" for (where, dtype), count in sorted(proof.ran.items())),
+        ", ".join(f"{count} {kernel}" for kernel, count in sorted(proof.kernels.items())),
+        *(
+            f"{one.kind} ({one.detail}), allowed: {target.allows[one.kind]}"
+            for one in fallbacks
+            if one.kind in target.allows
+        ),
+    ]
     return Observation(
         passed=not wrong and there > 0 and (holding is None or bool(holding.held)),
-        observed=", ".join(
-            [
-                f"{there} of {total} {proof.unit} on {proof.where} in {dtype}",
-                *held,
-                *(dict.fromkeys(one.kind for one in wrong) or ["no fallback"]),
-            ]
-        ),
-        allowed=f"more than 0 on {proof.where} in {dtype}, "
-        + "more than 0 layers, " * bool(held)
+        observed=", ".join(observed),
+        allowed=f"more than 0 on {proof.where} in {target.dtype}, "
+        + "more than 0 layers, " * (holding is not None)
         + "no fallback"
-        + " but those allowed by name" * bool(allows),
-        detail="; ".join(
-            [
-                *(f"{one.kind}: {one.detail}" for one in wrong),
-                *([holding.detail] if holding else []),
-                ", ".join(shares),
-                *kernels,
-                *allowed,
-            ]
-        ),
+        + " but those allowed by name" * bool(target.allows),
+        detail="; ".join(filter(None, told)),
     )

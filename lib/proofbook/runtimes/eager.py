@@ -72,7 +72,8 @@ class EagerSession:
                 for name, count in others.items()
             ),
         )
-        return Proof(dict(watch.elements), "elements", where, fallbacks, kernels)
+        named = {f"attention by {name}": count for name, count in kernels.items()}
+        return Proof(dict(watch.elements), "elements", where, fallbacks, named)
 
     def stages(self, inputs: Mapping[str, Any]) -> dict[str, Tensors]:
         return {"torch": self.run(inputs)}

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -111,7 +112,7 @@ class GraphSession:
         if len(self._graphs) == 1:
             return found
         more = Fallback(ANOTHER_GRAPH, f"{len(self._graphs)} graphs so far; {self._fixed or 'other kinds of inputs'}")
-        return Proof(found.ran, found.unit, found.where, (*found.fallbacks, more))
+        return replace(found, fallbacks=(*found.fallbacks, more))
 
     def stages(self, inputs: Mapping[str, Any]) -> dict[str, Tensors]:
         placed = self.place(inputs)

@@ -1,6 +1,7 @@
 """The linear layers of a file of ONNX with weights in integers, by the tools of ONNX Runtime."""
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ KERNELS = frozenset({"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMa
 GROUP = 128
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
+# what the tools add to the names of weights
+_MADE = re.compile(r"_(Q\d|quantized)$")
+
 # paths of linear layers by the names of their weights in a file: several where a weight is shared
 Layers = Mapping[str, list[str]]
 
@@ -26,8 +30,7 @@ def quantise(path: Path, program: Program, target: Target) -> tuple[Path, Layers
     """Write a file beside that of a program, with the weights of its linear layers in integers.
 
     The tools take products of matrices whose second is a constant. Those that a file has otherwise, as a constant that
-    is transposed in each call, or with the addition of a bias, are written so before. Weights of 4 bits are multiplied
-    by floating point; of 8 bits, by inputs that are rounded in each call.
+    is transposed in each call, or with the addition of a bias, are written so before.
     """
     import onnx
 
@@ -37,19 +40,19 @@ def quantise(path: Path, program: Program, target: Target) -> tuple[Path, Layers
     floating, quantised = path.with_name("products.onnx"), path.with_name("quantised.onnx")
     onnx.save(model, floating)
     with quiet():
-        if target.weight_dtype == "int4":
-            from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
-            rest = [node.name for node in model.graph.node if node.name not in nodes]
-            tool = MatMulNBitsQuantizer(model, bits=4, block_size=target.weight_group or GROUP, nodes_to_exclude=rest)
-            tool.process()
-            tool.model.save_model_to_file(str(quantised))
-        else:
+        if target.activation_dtype:
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             kind = QuantType[target.options.get("weight_type", "QInt8")]
             given = {name: value for name, value in target.options.items() if name != "weight_type"}
             quantize_dynamic(floating, quantised, ["MatMul"], nodes_to_quantize=nodes, weight_type=kind, **given)
+        else:
+            from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+            bits, rest = _bits(target), [node.name for node in model.graph.node if node.name not in nodes]
+            tool = MatMulNBitsQuantizer(model, bits, target.weight_group or GROUP, nodes_to_exclude=rest)
+            tool.process()
+            tool.model.save_model_to_file(str(quantised))
     return quantised, layers
 
 
@@ -64,7 +67,7 @@ def held(path: Path, layers: Layers) -> dict[str, Quantised]:
         if node.op_type not in KERNELS:
             continue
         weight = node.input[1]
-        name = weight.removesuffix("_Q4").removesuffix("_quantized")
+        name = _MADE.sub("", weight)
         if node.op_type == "MatMulNBits":
             one = _of_bits({each.name: each.i for each in node.attribute}, [constants[each] for each in node.input[1:]])
         else:
@@ -78,6 +81,10 @@ def kernels(path: Path) -> int:
     import onnx
 
     return sum(node.op_type in KERNELS for node in onnx.load(path).graph.node)
+
+
+def _bits(target: Target) -> int:
+    return int(str(target.weight_dtype).removeprefix("int"))
 
 
 def _as_products(graph: Any) -> None:
@@ -137,16 +144,15 @@ def _linear(graph: Any, program: Program) -> tuple[dict[str, list[str]], list[st
 
 
 def _of_bits(about: Mapping[str, int], constants: list[np.ndarray[Any, Any]]) -> Quantised:
-    """The inputs of a MatMulNBits: two codes a byte, the lower bits first, in blocks of inputs; each block's scale; and
-    codes of zero, two a byte as well."""
-    packed, scales, *zeros = constants
-    outputs, inputs, group = about["N"], about["K"], about["block_size"]
+    """The inputs of a MatMulNBits: codes in blocks of inputs, each block's scale, and the codes of zero."""
+    packed, scales, zeros = constants
+    outputs, inputs, group, bits = (about[name] for name in ("N", "K", "block_size", "bits"))
     blocks = -(-inputs // group)
-    codes = _unpacked(packed.reshape(outputs, -1))[:, :inputs]
-    nulls = _unpacked(zeros[0].reshape(outputs, -1))[:, :blocks] if zeros else torch.full((outputs, blocks), 8)
+    codes = _unpacked(packed.reshape(outputs, -1), bits)[:, :inputs]
+    nulls = _unpacked(zeros.reshape(outputs, -1), bits)[:, :blocks]
     nbytes = sum(one.nbytes for one in constants)
     scale = torch.from_numpy(scales.reshape(outputs, blocks).copy())
-    return Quantised(codes, scale, nulls, Grid(16, group, symmetric=False), nbytes)
+    return Quantised(codes, scale, nulls, Grid(2**bits, group, symmetric=False), nbytes)
 
 
 def _of_bytes(*constants: np.ndarray[Any, Any]) -> Quantised:
@@ -158,6 +164,7 @@ def _of_bytes(*constants: np.ndarray[Any, Any]) -> Quantised:
     return Quantised(weight.T.int(), scales, zeros, grid, sum(one.nbytes for one in constants))
 
 
-def _unpacked(packed: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Codes of 4 bits, two of each byte, the lower bits first."""
-    return torch.from_numpy(np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1).astype(np.int64))
+def _unpacked(packed: np.ndarray[Any, Any], bits: int) -> torch.Tensor:
+    """The codes in bytes: the lowest bits of a byte are its first."""
+    parts = [packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)]
+    return torch.from_numpy(np.stack(parts, -1).reshape(len(packed), -1).astype(np.int64))

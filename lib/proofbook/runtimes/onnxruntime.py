@@ -112,20 +112,22 @@ class OnnxGraph(Graph):
             session.call(self._outputs, tensors)
             events = session.events()
         ran: Counter[tuple[str, str]] = Counter()
-        integers = 0
+        integers: Counter[str] = Counter()
         for event in events:
             provider = event.get("args", {}).get("provider")
             if event.get("cat") == "Node" and provider and event["name"].endswith("_kernel_time"):
                 ran[provider, _dtype(event["args"])] += 1
-                integers += event["args"].get("op_name") in KERNELS
+                integers.update({event["args"].get("op_name")} & KERNELS)
         fallbacks = tuple(
             Fallback(f"{dtype} nodes on {where}", f"{count} nodes")
             for (where, dtype), count in ran.items()
             if where != self._provider
         )
-        if self._layers and integers < (there := kernels(self._path)):
-            fallbacks += (Fallback("products in floating point", f"{there - integers} of {there} in integers"),)
-        return Proof(dict(ran), "nodes", self._provider, fallbacks)
+        there = kernels(self._path) if self._layers else 0
+        if integers.total() < there:
+            missing = f"{there - integers.total()} of {there} in integers"
+            fallbacks += (Fallback("products in floating point", missing),)
+        return Proof(dict(ran), "nodes", self._provider, fallbacks, dict(integers))
 
     def release(self) -> None:
         self._session.close()

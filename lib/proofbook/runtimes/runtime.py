@@ -26,15 +26,15 @@ class Proof:
     """What ran where in one call.
 
     ``ran`` counts by (where, dtype), in ``unit``: elements computed by a device, nodes run by an execution provider,
-    kernels launched. ``where`` is the place of them that the target promises. ``attention`` counts calls of scaled dot
-    product attention by the kernel that computed them, as far as the runtime tells.
+    kernels launched. ``where`` is the place of them that the target promises. ``kernels`` counts those that a reader
+    looks for by name, where a runtime tells them: of attention, of products with weights in integers.
     """
 
     ran: Mapping[tuple[str, str], int]
     unit: str
     where: str
     fallbacks: tuple[Fallback, ...] = ()
-    attention: Mapping[str, int] = field(default_factory=dict)
+    kernels: Mapping[str, int] = field(default_factory=dict)
 
 
 class Refused(Exception):
