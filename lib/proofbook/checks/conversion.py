@@ -118,12 +118,15 @@ def _written(trial: Trial, decoder: Decoder, ready: int) -> tuple[dict[str, Any]
         for at in range(ready, ready + NEW):
             text = stream.extended(text, scores[-1][:, -1:].argmax(-1))
             given = {"given": part_of(decoder, text, at, at + 1), "cache": cache}
+            before = sum(step.prepare_s.values())
             made = step.run(given)
+            grows = sum(step.prepare_s.values()) > before
             scores.append(made.pop("logits"))
             cache = {**cache, **made}
-        found = next((one for one in step.proof(given).fallbacks if one.kind == ANOTHER_GRAPH), None)
+        # one more for how a cache lies in memory is none for its length: the last token tells
+        found = [one.detail for one in step.proof(given).fallbacks if one.kind == ANOTHER_GRAPH and grows]
         text = stream.extended(text, scores[-1][:, -1:].argmax(-1))
-        return text, torch.cat(scores, dim=1), found.detail if found else ""
+        return text, torch.cat(scores, dim=1), "".join(found)
     finally:
         first.release()
         step.release()
