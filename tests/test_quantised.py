@@ -1,11 +1,13 @@
 """Weights in integers: real models hold them and are right; a fault in what is held, or a layer left out, is found."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from proofbook.checks.integers import Holding
 from proofbook.runtimes import runtime_of
 from proofbook.runtimes.quantised import Grid, linear_layers
 from proofbook.runtimes.torchao import TorchAo
@@ -121,6 +123,11 @@ def test_layers_that_torchao_does_not_take_are_named() -> None:
     model = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 8))
     session = runtime_of("torchao").prepare(model, [], target)
     assert list(session.held()) == ["0"]
+    left = Holding(session.held(), {"1": model[1]}, "int4", 32, 0.9, 1.1, Counter())
+    (one,) = left.fallbacks
+    assert one.detail == "1 (8 → 8)"
+    assert one.kind in target.allows
+    assert one.kind not in asked("bert", "onnxruntime-int4-cpu").target.allows  # which takes any
 
 
 def test_weights_are_within_half_a_step_of_a_grid() -> None:

@@ -11,8 +11,9 @@ from proofbook.checks.truth import reference_model, run_reference
 from proofbook.runtimes.quantised import Quantised, linear_layers
 from proofbook.runtimes.runtime import Fallback
 
-# the kind of fallback that a layer in floating point is
+# the kinds of fallback that a layer in floating point is; of the second, one whose inputs no number of groups holds
 LEFT = "linear layers in floating point"
+PARTIAL = "linear layers of no whole groups in floating point"
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Holding:
     # linear layers that are called and not held
     left: dict[str, nn.Linear]
     dtype: str
+    # inputs that share a scale; 1 where all of an output do
+    group: int
     # of all parameters, those held
     share: float
     # bytes a weight
@@ -47,8 +50,11 @@ class Holding:
     @property
     def fallbacks(self) -> tuple[Fallback, ...]:
         """Linear layers that stay in floating point."""
-        named = [f"{path} ({layer.in_features} → {layer.out_features})" for path, layer in self.left.items()]
-        return (Fallback(LEFT, ", ".join(named[:5])),) if named else ()
+        named: dict[str, list[str]] = {}
+        for path, layer in self.left.items():
+            kind = PARTIAL if layer.in_features % self.group else LEFT
+            named.setdefault(kind, []).append(f"{path} ({layer.in_features} → {layer.out_features})")
+        return tuple(Fallback(kind, ", ".join(paths[:5])) for kind, paths in named.items())
 
 
 def holding_of(trial: Trial) -> Holding:
@@ -61,6 +67,7 @@ def holding_of(trial: Trial) -> Holding:
         held,
         {path: layer for path, layer in called.items() if path not in held},
         str(trial.target.weight_dtype),
+        trial.target.weight_group or 1,
         weights / sum(sizes.values()),
         sum(one.nbytes for one in held.values()) / max(1, weights),
         Counter(

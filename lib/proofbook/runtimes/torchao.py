@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from proofbook.catalog import Target
 from proofbook.runtimes.eager import EagerRuntime, EagerSession
@@ -32,8 +33,10 @@ class TorchAo(EagerRuntime):
             from torchao.quantization.granularity import PerAxis, PerGroup
 
         def takes(module: nn.Module, path: str) -> bool:
-            whole = isinstance(module, nn.Linear) and module.in_features % (target.weight_group or 1) == 0
-            return whole and quantised(module.weight) is None  # type: ignore[arg-type]
+            # torch's multi-head attention takes the weight of such a layer, and never calls it
+            if not isinstance(module, nn.Linear) or isinstance(module, NonDynamicallyQuantizableLinear):
+                return False
+            return module.in_features % (target.weight_group or 1) == 0 and quantised(module.weight) is None
 
         groups = PerGroup(target.weight_group) if target.weight_group else PerAxis(0)
         if target.weight_dtype == "int8" and target.weight_group is None:
