@@ -49,6 +49,12 @@ def test_outputs_keep_their_names_and_dtypes() -> None:
         assert torch.equal(found[path], expected), path
 
 
+def test_users_own_lines_give_the_same() -> None:
+    model = layers()
+    (found,) = runtime_of("executorch").plain(model, GIVEN)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, model(GIVEN["input"]))
+
+
 def test_sizes_stay_open_as_far_as_memory_was_planned_and_beyond_there_is_another_graph() -> None:
     model = layers()
     session = prepared(model, GIVEN, {"input": torch.randn(1, 4)})

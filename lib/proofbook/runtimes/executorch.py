@@ -46,14 +46,12 @@ class ExecuTorchGraph(Graph):
     def proof(self, tensors: Tensors) -> Proof:
         # a call executes the instructions of the program, and no others
         self.run(tensors)
-        calls = self._method.kernels
         ran = Counter({("XNNPACK", dtype): count for dtype, count in self._method.delegated.items()})
-        for (_, dtype), count in calls.items():
+        names: Counter[str] = Counter()
+        for (name, dtype), count in self._method.kernels.items():
             ran[PORTABLE, dtype] += count
-        counts: Counter[str] = Counter()
-        for (name, _), count in calls.items():
-            counts[name] += count
-        told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+            names[name] += count
+        told = ", ".join(f"{count} {name}" for name, count in names.most_common())
         return Proof(dict(ran), "operations", "XNNPACK", (Fallback(PORTABLE, told),) if told else ())
 
     def stages(self, tensors: Tensors) -> Mapping[str, Tensors]:
