@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.localise import first_divergence, walk_graph
@@ -47,6 +48,16 @@ def test_outputs_keep_their_names_and_dtypes() -> None:
     for path, expected in Several()(**given).items():
         assert found[path].dtype is expected.dtype
         assert torch.equal(found[path], expected), path
+
+
+def test_attention_whose_output_is_viewed_is_lowered() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            heads = x.view(*x.shape[:2], 4, 8).transpose(1, 2)
+            return scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).reshape(*x.shape[:2], -1)
+
+    x = torch.randn(3, 5, 32)
+    torch.testing.assert_close(prepared(Attends(), {"x": x}).run({"x": x})["output"], Attends()(x))
 
 
 def test_users_own_lines_give_the_same() -> None:

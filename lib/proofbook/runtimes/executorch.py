@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from proofbook.catalog import Target
 from proofbook.runtimes.exporting import Program, quiet, returned_by, without_traces
 from proofbook.runtimes.graph import Graph, GraphRuntime
+from proofbook.runtimes.onnx_rewriting import lay_out_attention
 from proofbook.runtimes.plain import through_executorch
 from proofbook.runtimes.runtime import Fallback, Proof, Refused, Tensors
 
@@ -29,6 +30,8 @@ class ExecuTorch(GraphRuntime):
     plain = staticmethod(through_executorch)
 
     def convert(self, program: Program, target: Target) -> "ExecuTorchGraph":
+        lay_out_attention(program.exported.graph)
+        program.exported.graph_module.recompile()
         return ExecuTorchGraph(program)
 
 

@@ -11,10 +11,9 @@ aten = torch.ops.aten
 
 def rewrite(graph: fx.Graph) -> None:
     """Rewrite a graph of torch.export in place."""
+    lay_out_attention(graph)
     for node in list(graph.nodes):
         match node.target:
-            case aten.scaled_dot_product_attention.default:
-                _lay_out(node)
             case aten._is_all_true.default:
                 # of an assertion; no function of ONNX is registered for it
                 node.target = aten.all.default
@@ -22,12 +21,14 @@ def rewrite(graph: fx.Graph) -> None:
                 _negate(node)
 
 
-def _lay_out(node: fx.Node) -> None:
-    """Give attention's output the strides that it has once attention is decomposed: views of it are made before."""
-    with node.graph.inserting_after(node):
-        laid = node.graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
-    laid.meta = dict(node.meta)
-    node.replace_all_uses_with(laid, delete_user_cb=lambda user: user is not laid)
+def lay_out_attention(graph: fx.Graph) -> None:
+    """Give attention's output the strides that it has once attention is decomposed, for ONNX or for another runtime:
+    views of it are made before."""
+    for node in graph.find_nodes(op="call_function", target=aten.scaled_dot_product_attention.default):
+        with graph.inserting_after(node):
+            laid = graph.call_function(aten.clone.default, (node,), {"memory_format": torch.contiguous_format})
+        laid.meta = dict(node.meta)
+        node.replace_all_uses_with(laid, delete_user_cb=lambda user, laid=laid: user is not laid)
 
 
 def _negate(node: fx.Node) -> None:
