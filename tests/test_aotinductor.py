@@ -43,7 +43,8 @@ def test_a_package_serves_open_sizes_and_its_kernels_are_counted() -> None:
         assert torch.allclose(made["y"], model(**given(rows))["y"], atol=1e-6)
         assert torch.equal(made["given"], given(rows)["x"])
     proof = session.proof(given())
-    assert proof.ran["ATen on cpu", "float32"] == 2 and proof.on("inductor on cpu") > 0
+    assert proof.ran["ATen on cpu", "float32"] == 2
+    assert any(where == "inductor on cpu" for where, _ in proof.ran)
     assert not proof.fallbacks
     assert list(session.stages(given())) == ["torch", "torch.export", "decomposed", "aotinductor"]
 

@@ -16,7 +16,7 @@ from proofbook.checks.plain import call, eager, placed
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import limits, reproduces
 from proofbook.checks.trial import Trial
-from proofbook.checks.truth import copied, reference_model
+from proofbook.checks.truth import copied, eager_copy
 from proofbook.compat import checkpoint_activations
 from proofbook.runtimes.outputs import attached
 
@@ -44,7 +44,7 @@ def gradients(trial: Trial) -> Observation:
     true, allowed = trial.true_gradients, limits(trial.tolerance)
     shares = shares_of_allowed(allowed, model, found, true)
     if max(shares.values(), default=0.0) > 1:
-        floor = trial.goal.gradients(reference_model(trial.called, torch.float32), torch.float32)
+        floor = trial.goal.gradients(eager_copy(trial.called, torch.float32), torch.float32)
         shares = shares_of_allowed(allowed, model, found, true, floor)
     return _judged(shares, found, true)
 
@@ -64,8 +64,8 @@ def gradients_are_those_of_float64(
     """Of random projections of all outputs every parameter gets the gradient that it has in float64."""
     outputs, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
     directions = directions_of({name: one for name, one in true.items() if name in outputs}, inputs)
-    expected = gradients_of(reference_model(model, torch.float64), inputs, directions, torch.float64)
-    floor = gradients_of(reference_model(model, dtype), inputs, directions, dtype)
+    expected = gradients_of(eager_copy(model, torch.float64), inputs, directions, torch.float64)
+    floor = gradients_of(eager_copy(model, dtype), inputs, directions, dtype)
     found = gradients_of(model, inputs, directions, dtype)
     for name, share in shares_of_allowed(tolerance, model, found, expected, floor).items():
         assert share <= 1, f"the gradient of {name}: observed {share:.3g} of the error allowed, allowed 1"
@@ -75,7 +75,7 @@ def gradients_are_those_of_float64(
 def gradients_by_difference(trial: Trial) -> Observation:
     """In float64 the gradient along a random direction of all parameters is the slope of outputs along it."""
     _trainable(trial)
-    model = reference_model(trial.called, torch.float64)
+    model = eager_copy(trial.called, torch.float64)
     direction = random_step(model)
     terms = [float((one * direction[name]).sum()) for name, one in trial.true_gradients.items() if one is not None]
     size = math.sqrt(sum(term**2 for term in terms))
@@ -98,7 +98,7 @@ def gradient_is_the_slope(model: nn.Module, inputs: Mapping[str, Any], dtype: to
     """In float64 the gradient along a random step of all parameters is the slope of outputs along it."""
     outputs, true = call(model, inputs, dtype), eager(model, inputs, torch.float64)
     directions = directions_of({name: one for name, one in true.items() if name in outputs}, inputs)
-    exact = reference_model(model, torch.float64)
+    exact = eager_copy(model, torch.float64)
     found, step = gradients_of(exact, inputs, directions, torch.float64), random_step(exact)
     terms = [float((one * step[name]).sum()) for name, one in found.items() if one is not None]
     size = math.sqrt(sum(term**2 for term in terms))

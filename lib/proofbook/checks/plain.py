@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from proofbook.checks.compare import rms
-from proofbook.checks.truth import CALL_SEED, computing_in, reference_model
+from proofbook.checks.truth import CALL_SEED, computing_in, eager_copy
 from proofbook.runtimes.outputs import flatten
 
 
@@ -36,7 +36,7 @@ def placed(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> d
 def eager(model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """The same with eager attention on the CPU; in float64 it is the truth."""
     with computing_in(dtype):
-        return call(reference_model(model, dtype), inputs, dtype)
+        return call(eager_copy(model, dtype), inputs, dtype)
 
 
 def draw_widely(model: nn.Module) -> None:

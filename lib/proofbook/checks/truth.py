@@ -157,11 +157,20 @@ def _is_empty(value: Any) -> bool:
 
 
 def reference_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose; a
-    weight in integers is what these stand for."""
+    """As :func:`eager_copy`; a weight in integers is what these stand for."""
     reference: nn.Module = copied(model)
     dequantised(reference)
-    reference = reference.to("cpu", dtype).eval()
+    return made_eager(reference, dtype)
+
+
+def eager_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of the model on the CPU, in a dtype, its attention and its experts eager where one may choose."""
+    return made_eager(copied(model), dtype)
+
+
+def made_eager(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself, moved and changed so."""
+    reference = model.to("cpu", dtype).eval()
     for module in reference.modules():
         # what a module has worked out of its parameters and keeps, which follows no change of dtype
         kept = {name: one for name, one in vars(module).items() if isinstance(one, torch.Tensor)}
