@@ -48,6 +48,14 @@ def test_what_was_drawn_is_what_is_loaded(name: str, tmp_path: Path) -> None:
     assert not any(torch.equal(found[key], drawn[key]) for key in settled)  # they are those of what comes in
 
 
+def test_random_states_are_as_they_were_when_a_model_has_been_written(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    write_tiny(MODELS["speecht5"], 0, tmp_path)  # whose statistics are settled by a call that draws
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_the_processor_comes_back(tiny_bert: Path) -> None:
     tokenizer = load_processor(MODELS["bert"], tiny_bert)
     config = json.loads((tiny_bert / "config.json").read_text())

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from proofbook.catalog import Model, Weights
 from proofbook.compat import DTYPE
 from proofbook.subject.batch_norms import has_statistics, settle_statistics
-from proofbook.subject.draw import build_model, library_blocks, model_class
+from proofbook.subject.draw import build_model, library_blocks, model_class, seeded
 from proofbook.subject.hub import download
 from proofbook.subject.pipelines import is_pipeline, load_denoiser, load_pipeline, write_tiny_pipeline
 from proofbook.subject.processors import align, build_processor, composite_class
@@ -81,7 +81,8 @@ def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
     if has_statistics(model):
         task, subject = task_named(spec.task), Subject(config, processor, spec.tiny.inputs if spec.tiny else {})
         encoded = task.encode(subject, task.rows(subject))
-        settle_statistics(model, model.get_submodule(encoded.module), encoded.inputs)
+        with seeded(seed):  # a call may draw noise
+            settle_statistics(model, model.get_submodule(encoded.module), encoded.inputs)
     with _no_progress_bars():
         model.save_pretrained(folder)
     if processor is not None:
