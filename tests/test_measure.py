@@ -102,7 +102,7 @@ def test_generation_is_timed_token_by_token_and_rows_do_not_end_early() -> None:
     torch.nn.init.zeros_(model.lm_head.weight)  # every token alike: the first, or the one that ends a row
 
     def answer() -> None:
-        time.sleep(0.05)
+        time.sleep(0.5)
         model.generate(**IDS, max_new_tokens=5, do_sample=False)
 
     found = time_generation(model, answer, lambda: None, rows=2, budget_s=0.01)
@@ -110,7 +110,7 @@ def test_generation_is_timed_token_by_token_and_rows_do_not_end_early() -> None:
     assert (found.tokens, len(found.first_token_ms), len(found.token_ms)) == (5, runs, 4 * runs)
     assert sum(found.whole_ms) >= sum(found.first_token_ms) + sum(found.token_ms)
     assert found.tokens_per_s == pytest.approx(2 * 5 / found.whole_s)
-    assert found.whole_s < 0.05  # what is done beside it is not in it
+    assert found.whole_s < 0.5  # what is done beside it is not in it
     assert "generate" not in vars(model)
 
 
