@@ -28,7 +28,7 @@ class UnknownName(LookupError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         guess = f" Did you mean {' or '.join(near)}?" if near else ""
-        listed = ", ".join(known) if len(known) <= 30 else f"`proofbook list {kind}s` shows all {len(known)}"
+        listed = ", ".join(known) if len(known) <= 40 else f"`proofbook list {kind}s` shows all {len(known)}"
         super().__init__(f"unknown {kind} {name!r}.{guess} Known: {listed}")
 
 
