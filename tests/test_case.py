@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from proofbook.catalog import KnownFault, UnknownName
-from proofbook.checks.registry import FAMILIES
+from proofbook.checks.registry import FAMILIES, Finding, Question
 from proofbook.verdict import Verdict
 from proofbook.workbook.case import Case, CaseFailed
 
@@ -121,6 +121,17 @@ def test_a_step_that_raises_is_recorded_and_the_notebook_goes_on(monkeypatch: py
     monkeypatch.setattr(type(case.task), "answer", lambda *args: 1 / 0)
     assert "ZeroDivisionError" in repr(case.show_answers())
     assert case.findings["show-answers"].verdict is Verdict.ERROR
+
+
+def test_executions_that_can_not_be_made_again_are_told_and_make_no_error() -> None:
+    def raising() -> Any:
+        raise RuntimeError("no picture in it")
+
+    case = Case("vit", checks="matches-truth")
+    found = Finding(Question("matches-truth", "accuracy", "wrong"), Verdict.FAIL, 0.0, executions=raising)
+    case.findings["matches-truth"] = found
+    assert "RuntimeError: no picture in it" in repr(case.show_divergence())
+    assert "show-divergence" not in case.findings
 
 
 def fault(days: int, **changes: Any) -> KnownFault:

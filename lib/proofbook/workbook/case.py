@@ -214,8 +214,12 @@ class Case(Trial):
         if failed is None or failed.executions is None:
             said = "No comparison of two executions failed."
             return Html(f"<p>{said}</p>", said)
-        actual, expected = failed.executions()
-        return show_divergence(failed.check.name, actual, expected, self.tolerance)
+        try:
+            return show_divergence(failed.check.name, *failed.executions(), self.tolerance)
+        except Exception as error:  # what a model raises when it is called once more; that it fails is known
+            cause = f"{type(error).__name__}: {error}"
+            said = f"The two executions of {failed.check.name} can't be followed: {cause}"
+            return Html(f"<p>{escape(said)}</p>", said)
 
     def _show_graph_divergence(self) -> Html:
         """The same of a graph, whose modules are none: its operations, as far as the runtime shows their values."""
