@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from proofbook.checks.registry import Finding, examine
 from proofbook.checks.trial import Trial
 from proofbook.verdict import Verdict
-from test_checks import CHECKS, changed, head_of, trial_of
+from test_checks import CHECKS, bake_length, changed, head_of, trial_of
 
 FAMILIES = {"calling", "attention", "precision", "gradients", "memory"}
 
@@ -272,14 +272,7 @@ def test_an_exported_graph_with_other_numbers_fails() -> None:
 
 
 def test_a_graph_that_keeps_a_size_of_its_example_is_found_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, first = LlamaMLP.forward, list[int]()
-
-    def baking(self: Any, x: torch.Tensor) -> torch.Tensor:
-        length = first[0] if torch.compiler.is_exporting() else x.shape[1]
-        first.append(length)
-        return forward(self, x) * length / 16
-
-    monkeypatch.setattr(LlamaMLP, "forward", baking)
+    bake_length(monkeypatch)
     trial = trial_of("llama")
     assert trial.outputs
     found = finding("exported-graph", trial)

@@ -19,6 +19,7 @@ from proofbook.compat import AttentionInterface
 from proofbook.reproduce.reproduction import _subject, forward
 from proofbook.reproduce.script import write_script
 from proofbook.workbook.case import Case
+from test_checks import bake_length
 from test_reproduce_checks import CHECKS, run_script
 
 SOUND = (
@@ -136,14 +137,7 @@ def test_a_graph_that_is_wrong_or_none_is_shown_by_a_script(
 def test_a_graph_that_is_wrong_at_another_size_is_shown_by_a_script(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, first = LlamaMLP.forward, list[int]()
-
-    def baking(self: Any, x: torch.Tensor) -> torch.Tensor:
-        length = first[0] if torch.compiler.is_exporting() else x.shape[1]
-        first.append(length)
-        return forward(self, x) * length / 16
-
-    monkeypatch.setattr(LlamaMLP, "forward", baking)
+    bake_length(monkeypatch)
     assert not run_script(Case("llama"), "exported-graph", tmp_path)
 
 
