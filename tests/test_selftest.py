@@ -37,8 +37,13 @@ def test_the_battery_finds_a_fault(fault: str, model: str, check: str) -> None:
     assert (planted.result, planted.check) == (Result.FOUND, check)
 
 
-def test_a_fault_that_a_model_can_not_have_is_not_applicable() -> None:
-    assert plant("causal-mask-dropped", "vit").result is Result.NOT_APPLICABLE
+@pytest.mark.parametrize(
+    ("fault", "why"), [("causal-mask-dropped", ""), ("layers-on-the-cpu", "the target is the CPU itself")]
+)
+def test_a_fault_that_a_case_can_not_have_is_not_applicable(fault: str, why: str) -> None:
+    planted = plant(fault, "vit")
+    assert planted.result is Result.NOT_APPLICABLE
+    assert why in planted.detail
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.trial import Trial
@@ -81,6 +82,21 @@ def layer_in_low_precision(trial: Trial) -> Iterator[None]:
         raise NotApplicable("the target itself computes in half precision")
     names = [name for name, _ in called(trial, *_LAYERS)]
     with spoiled(trial, [names[len(names) // 2]], partial(returning, lambda one: one.bfloat16().to(one.dtype))):
+        yield
+
+
+@fault(Reach.TARGET)
+def layers_on_the_cpu(trial: Trial) -> Iterator[None]:
+    """Linear layers fall back to the CPU and hand their outputs to the device: the numbers are right."""
+    device = trial.session.device
+    if device.type == "cpu":
+        raise NotApplicable("the target is the CPU itself")
+
+    def fallen(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        args, kwargs = tree_map_only(Tensor, Tensor.cpu, (args, kwargs))
+        return function(*args, **kwargs).to(device)
+
+    with intercepted(trial, [nn.functional.linear], fallen):
         yield
 
 
