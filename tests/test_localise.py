@@ -181,6 +181,12 @@ def test_a_fault_behind_a_cache_is_traced_to_its_module(fault: str, module: str,
         ("bart", "cache-slot-wrong", "cache-in-chunks", "model.decoder.layers.0.self_attn"),
         ("bart", "mask-bit-ignored", "cross-attention-mask", "model.decoder.layers.0.encoder_attn"),
         ("llava", "rope-offset-wrong", "cache-token-by-token", "model.language_model.rotary_emb"),
+        # by the call in which `generate` scored the token
+        ("llama", "rope-offset-wrong", "greedy", "model.rotary_emb"),
+        ("gpt2", "cache-slot-wrong", "greedy", "transformer.h.0.attn"),
+        ("gpt2", "cache-slot-wrong", "sampling", "transformer.h.0.attn"),
+        ("bart", "cache-slot-wrong", "greedy", "model.decoder.layers.0.self_attn"),
+        ("llava", "cache-slot-wrong", "mixed-generation", "model.language_model.layers.0.self_attn"),
     ],
 )
 def test_other_layouts_are_traced_as_well(model: str, fault: str, check: str, module: str) -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -11,27 +12,23 @@ from transformers import GenerationMixin
 
 from proofbook.checks.compare import Comparison, compare, compare_all, errors_between
 from proofbook.checks.composing import Composer, other, shown
-from proofbook.checks.generation import (
-    NEW,
-    count_of,
-    evidence_of_writing,
-    likeliest,
-    observed,
-    plain_configuration,
-)
+from proofbook.checks.generation import observed
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager, moved, rounding
 from proofbook.checks.plain_decoding import generated, likeliest_of, texts
-from proofbook.checks.registry import NotApplicable, Observation, check, evidence
+from proofbook.checks.reading import first_apart
+from proofbook.checks.registry import Executions, NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import floor_outputs, truth_of
+from proofbook.checks.writing import count_of, evidence_of_writing, generate, generating, likeliest
 from proofbook.subject.tasks.task import Row
 
 # numbers of pictures of the rows of a batch: all at once, else two at a time
 MIXTURES = ((0, 1, 2), (0, 1), (1, 2))
+GREEDY = {"do_sample": False, "output_logits": True}
 
 
 @check(graphs=True)
@@ -184,27 +181,44 @@ def mixed_generation(trial: Trial) -> Observation:
     if not trial.model.can_generate() or type(trial.model).generate is not GenerationMixin.generate:
         raise NotApplicable(f"{trial.spec.model_class} does not generate, or in a way of its own")
     comparisons: list[Comparison] = []
-    wrong, kept, failed = [], dict[str, Any](), False
+    wrong, kept, apart = list[tuple[int, int]](), dict[str, Any](), list[Executions]()
     for counts, inputs in _mixtures(composer, "left"):
-        known = evidence_of_writing(trial, inputs, {"do_sample": False})
-        with evidence(**known):
-            tokens, given = _written(trial, inputs)
         alone = [composer.alone(composer.row(row, count)) for row, count in enumerate(counts)]
+        if not apart:  # the first mixture that fails is the one that is shown
+            kept = {**evidence_of_writing(trial, inputs, GREEDY), "alone": alone}
+        made = generate(trial, inputs, GREEDY)
+        given = torch.stack(made.logits, dim=1).float().cpu()
+        tokens = made.sequences[:, -given.shape[1] :].cpu()
         for row, count in enumerate(counts):
-            stop = count_of(tokens[row], trial)
-            whole = trial.decoder.stream.extended(alone[row], tokens[row : row + 1])
-            scores = trial.run({**whole, **trial.decoder.caching(False)})["logits"][0, -tokens.shape[1] - 1 : -1][:stop]
-            note = f", row {row} of {count} {composer.sees}s"
-            comparisons += trial.agree({"logits": given[row, :stop]}, {"logits": scores.float()}, note)
-            wrong += [
-                f"row {row}, token {at}"
-                for at, one in enumerate(scores.float())
-                if not likeliest(one, int(tokens[row, at]), 1, comparisons)
+            whole = _continued(trial, alone[row], tokens[row : row + 1])
+            begin = trial.decoder.stream.length(whole) - tokens.shape[1] - 1
+            scores = trial.run(whole)["logits"][0, begin:-1][: count_of(tokens[row], trial)].float()
+            found, note = given[row, : len(scores)], f", row {row} of {count} {composer.sees}s"
+            comparisons += trial.agree({"logits": found}, {"logits": scores}, note)
+            unlikely = [
+                (row, at) for at, one in enumerate(scores) if not likeliest(one, int(tokens[row, at]), 1, comparisons)
             ]
-        if not failed:
-            kept, failed = {**known, "alone": alone}, bool(wrong) or not all(one.passed for one in comparisons)
-    found = observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ")
-    return replace(found, evidence=kept)
+            if unlikely or not comparisons[-1].passed:
+                at = first_apart(trial, found.split(1), scores.split(1))
+                apart.append(partial(_scoring, trial, inputs, row, at, whole, begin + at))
+            wrong += unlikely
+    first = apart[0] if apart else None
+    seen = observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ", first)
+    return replace(seen, evidence=kept)
+
+
+def _scoring(
+    trial: Trial, prompts: Mapping[str, Any], row: int, token: int, whole: Mapping[str, Any], at: int
+) -> tuple[Execution, Execution]:
+    """The call by which ``generate`` scores a token it writes, and a forward call over that row, in which it is scored
+    at a position."""
+    there = torch.arange(trial.decoder.stream.length(whole)) == at
+    return generating(trial, prompts, GREEDY, row, token), Execution(trial.called, whole, seen=there)
+
+
+def _continued(trial: Trial, prompt: Mapping[str, Any], tokens: Tensor) -> dict[str, Any]:
+    """The inputs of a forward call, without a cache, over a prompt and tokens behind it."""
+    return {**trial.decoder.stream.extended(prompt, tokens), **trial.decoder.caching(False)}
 
 
 @reproduces(mixed_generation)
@@ -229,15 +243,6 @@ def rows_generate_as_alone(
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
         agree({"logits": scores[row : row + 1].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
         likeliest_of(expected, sequence[:, -new:], 1, tolerance, noise)
-
-
-def _written(trial: Trial, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """What greedy generation writes, batch × NEW, and the scores that it went by, batch × NEW × vocabulary."""
-    with torch.no_grad(), plain_configuration(trial):
-        asked = {"max_new_tokens": NEW, "do_sample": False, "output_logits": True}
-        made = trial.model.generate(**trial.session.place(inputs), **asked, return_dict_in_generate=True)
-    scores = torch.stack(made.logits, dim=1).float().cpu()
-    return made.sequences[:, -scores.shape[1] :].cpu(), scores
 
 
 def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
