@@ -60,8 +60,8 @@ class Entry(BaseModel):
 class KnownFault(Entry):
     """A fault that is expected to show, until it is mended or the date passes.
 
-    While it shows, the check's verdict is ``xfail``; when it no longer shows, ``xpass``, unless it hangs on the draw of
-    the weights; after ``expires`` the entry has no effect any more.
+    While it shows, the check's verdict is ``xfail``; when it no longer shows, ``xpass``, unless it shows only sometimes;
+    after ``expires`` the entry has no effect any more.
     """
 
     # the name of a check, or `all`: whichever of them raise, as where the inputs can't be made
@@ -69,8 +69,8 @@ class KnownFault(Entry):
     targets: tuple[Name, ...] | Literal["all"] = "all"
     # the releases that have it, where not all do: "transformers<5"
     needs: tuple[Need, ...] = ()
-    # which draws of tiny weights it shows in: by another seed some faults stay within what is allowed
-    draws: Literal["all", "some"] = "all"
+    # some faults stay within what is allowed in another draw of tiny weights, or hang on the processor
+    shows: Literal["always", "sometimes"] = "always"
     reason: Reason
     issue: Annotated[str, StringConstraints(pattern=r"^https?://")]
     expires: date
