@@ -203,6 +203,14 @@ def test_gradients_find_what_the_floor_is_wrong_about_as_well() -> None:
     assert finding("gradients", trial).verdict is Verdict.FAIL
 
 
+def test_gradients_at_a_kink_that_rounding_decides_are_left_out_and_told() -> None:
+    found = finding(
+        "gradients", trial_of("mobilenet-v2", seed=1)
+    )  # of ReLU6, one of whose values is 0 but for rounding
+    assert found.verdict is Verdict.PASS
+    assert "at a kink" in found.detail
+
+
 def test_a_difference_finds_a_gradient_that_is_cut_off_in_the_model_itself() -> None:
     trial = trial_of("llama")
     changed(trial.model.model.layers[0].mlp, lambda output: output.detach())

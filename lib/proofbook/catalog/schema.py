@@ -60,8 +60,8 @@ class Entry(BaseModel):
 class KnownFault(Entry):
     """A fault that is expected to show, until it is mended or the date passes.
 
-    While it shows, the check's verdict is ``xfail``; when it no longer shows, ``xpass``, unless it shows only sometimes;
-    after ``expires`` the entry has no effect any more.
+    While it shows, the check's verdict is ``xfail``; when it no longer shows, ``xpass``, but of one that shows only
+    sometimes; after ``expires`` the entry has no effect any more.
     """
 
     # the name of a check, or `all`: whichever of them raise, as where the inputs can't be made

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from proofbook.catalog import Weights
 from proofbook.checks.compare import rms
+from proofbook.checks.conditioning import DRAWS
 from proofbook.checks.goal import Cuts, Gradients, NothingToTrain, directions_of, gradients_of, slope_along
 from proofbook.checks.plain import call, eager, placed
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import limits, reproduces
 from proofbook.checks.trial import Trial
-from proofbook.checks.truth import copied, eager_copy
+from proofbook.checks.truth import copied, eager_copy, rounded_models
 from proofbook.compat import checkpoint_activations
 from proofbook.runtimes.outputs import attached
 
@@ -46,7 +48,24 @@ def gradients(trial: Trial) -> Observation:
     if max(shares.values(), default=0.0) > 1:
         floor = trial.goal.gradients(eager_copy(trial.called, torch.float32), torch.float32)
         shares = shares_of_allowed(allowed, model, found, true, floor)
-    return _judged(shares, found, true)
+    loose = _undetermined(trial, {name for name, share in shares.items() if 1 < share < math.inf})
+    seen = _judged({name: share for name, share in shares.items() if name not in loose}, found, true)
+    why = f"rounding to float32 decides, in float64 as well, which way {len(loose)} gradients go at a kink"
+    return replace(seen, detail="; ".join(filter(None, [seen.detail, why]))) if loose else seen
+
+
+def _undetermined(trial: Trial, names: set[str]) -> set[str]:
+    """Those parameters whose gradient in float64 itself moves beyond the error allowed when weights and values change
+    by as much as rounding to float32 changes them: at a kink, as of ReLU6, the slope is that of either side."""
+    allowed, left = limits(trial.tolerance), set(names)
+    for model, rounding in islice(rounded_models(trial.called, torch.float32), DRAWS if names else 0):
+        with rounding:
+            moved = trial.goal.gradients(model, torch.float64)
+        shares = shares_of_allowed(allowed, model, moved, trial.true_gradients)
+        left -= {name for name in left if shares[name] > 1}
+        if not left:
+            break
+    return names - left
 
 
 @reproduces(gradients)
@@ -242,6 +261,8 @@ def _judged(shares: dict[str, float], found: Gradients, true: Gradients) -> Obse
     reached = [name for name, one in true.items() if one is not None]
     if not reached:
         raise NotApplicable("no gradient leads from any output to a parameter")
+    if not shares:
+        raise NotApplicable("rounding to float32 decides, in float64 as well, what becomes of every gradient")
     worst = max(shares, key=shares.__getitem__)
     broken = [name for name, share in shares.items() if not share <= 1]
     kinds = {

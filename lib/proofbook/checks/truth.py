@@ -123,13 +123,14 @@ class Rounding(OperatorMode):
         return torch.where(exact.abs() < torch.finfo(exact.dtype).max / 2, exact * (1 + self._eps * drawn), exact)
 
 
-def rounded_truths(
-    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, first: int = 0
-) -> Iterator[dict[str, torch.Tensor]]:
-    """The outputs in float64 of the model as rounding to ``dtype`` may change them, one way after another, without end.
+def rounded_models(
+    model: nn.Module, dtype: torch.dtype, first: int = 0
+) -> Iterator[tuple[nn.Module, AbstractContextManager[object]]]:
+    """Copies of the model in float64 as rounding to ``dtype`` may change it, one way after another, without end.
 
-    Each weight, and each value of every operation, is rounded at random (:class:`Rounding`): how far outputs move by
-    that is how well ``dtype`` determines them, in whatever order sums are taken. ``first`` ways are left out.
+    Each weight is rounded at random and, in the context that comes with the copy, each value of every operation
+    (:class:`Rounding`): how far results move by that is how well ``dtype`` determines them, in whatever order sums are
+    taken. ``first`` ways are left out.
     """
     reference = reference_model(model, torch.float64)
     for seed in count(first):
@@ -138,6 +139,14 @@ def rounded_truths(
         with torch.no_grad():
             for one in rounded.parameters():
                 one.copy_(rounding.rounded(one))
+        yield rounded, rounding
+
+
+def rounded_truths(
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, first: int = 0
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The outputs in float64 of :func:`rounded_models`."""
+    for rounded, rounding in rounded_models(model, dtype, first):
         with rounding:
             yield run_reference(rounded, inputs, torch.float64)
 
