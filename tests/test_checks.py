@@ -19,10 +19,10 @@ from proofbook.verdict import Verdict
 CHECKS = {check.name: check for check in registered()}
 
 
-def trial_of(model: str, target: str = "cpu", weights: Weights = Weights.TINY, seed: int = 0) -> Trial:
+def trial_of(model: str, target: str = "cpu", weights: Weights = Weights.TINY) -> Trial:
     catalog = load_catalog()
     chosen = catalog.target(target)
-    return Trial(catalog.model(model), chosen, weights, seed, catalog.tolerances)
+    return Trial(catalog.model(model), chosen, weights, 0, catalog.tolerances)
 
 
 def verdict(name: str, trial: Trial) -> Verdict:
