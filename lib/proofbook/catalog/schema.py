@@ -275,9 +275,10 @@ class Tolerance(Entry):
     With ``eps`` the machine epsilon of the dtype (of integers, that of as many bits of mantissa as they have beside the
     sign), ``scale`` the RMS of the true output (of all of it, where a part is
     judged), and ``floor`` the error of eager attention in the same dtype on the CPU, the error allowed is
-    ``clip(multiple * floor, smallest * eps * scale * m, largest * eps * scale * m)``, for the RMSE, the worst row
+    ``clip(multiple * floor, smallest * eps * scale * m, largest * eps * scale * m * c)``, for the RMSE, the worst row
     and the worst element each by its own floor. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
-    rows or elements: about where the largest of n normal errors of that size lies (extreme value theory).
+    rows or elements: about where the largest of n normal errors of that size lies (extreme value theory). ``c`` is
+    ``1000 ** (1 / n)`` for n elements, as the scale of few may be small by chance; it is 1 for many.
     """
 
     dtype: Literal["float64", "float32", "float16", "bfloat16", "int8", "int4"]

@@ -197,8 +197,8 @@ def _allowed(tolerance: Tolerance, truth: torch.Tensor, own: float, floor: Error
     rows = truth.numel() // max(1, truth.shape[-1] if truth.dim() else 1)
 
     def bound(error: float, draws: int) -> float:
-        low = tolerance.smallest * tolerance.eps * scale * _expected_maximum(draws)
-        high = tolerance.largest * tolerance.eps * scale * _expected_maximum(draws)
+        unit = tolerance.eps * scale * _expected_maximum(draws)
+        low, high = tolerance.smallest * unit, tolerance.largest * unit * _scale_by_chance(truth.numel())
         return min(max(tolerance.multiple * error, low), high)
 
     rmse, row, element = _three(floor) if floor else (0.0, 0.0, 0.0)
@@ -208,6 +208,15 @@ def _allowed(tolerance: Tolerance, truth: torch.Tensor, own: float, floor: Error
 def _expected_maximum(draws: int) -> float:
     """About how many standard deviations the largest of so many normal errors lies out: sqrt(2 ln n), one at least."""
     return math.sqrt(2 * math.log(draws)) if draws > 1 else 1.0
+
+
+def _scale_by_chance(count: int) -> float:
+    """By how much the root mean square of so many numbers may be too small by chance, once in a thousand times.
+
+    It lies below a small share x of what it is on average about as often as ``x**count``: by the volume near the origin
+    of so many dimensions. One logit may come out near zero; a thousand do not.
+    """
+    return float(1000 ** (1 / max(1, count)))
 
 
 def _three(errors: Errors) -> tuple[float, float, float]:

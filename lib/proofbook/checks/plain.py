@@ -103,7 +103,8 @@ def allowances(
     bounds, width = list[float](), wanted.shape[-1] if wanted.dim() else 1
     for least, count in zip(own, (1, wanted.numel() // max(1, width), wanted.numel()), strict=True):
         unit = tolerance["eps"] * scale * math.sqrt(max(1.0, 2 * math.log(max(1, count))))
-        low, high = tolerance["smallest"] * unit, tolerance["largest"] * unit
+        # the scale of few numbers may be too small by chance
+        low, high = tolerance["smallest"] * unit, tolerance["largest"] * unit * 1000 ** (1 / max(1, wanted.numel()))
         bounds.append(min(max(tolerance["multiple"] * least, low), high))
     return bounds
 
