@@ -200,24 +200,37 @@ def test_code_that_transformers_has_itself_needs_no_trust() -> None:
 # -- the hub: processes of their own, since the client reads its settings when it is imported
 
 
-def add_from_hub(workbook: Path, hub_id: str, endpoint: str, home: Path, **settings: str) -> tuple[int, str]:
+# the endpoint is read when the library is imported, so that a process of its own asks the hub, of several in turn
+ADDING = """
+import json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from proofbook.cli import main
+answers = []
+for hub_id in sys.argv[1:]:
+    sys.argv = ["proofbook", "add", hub_id]
+    with redirect_stdout(StringIO()) as said, redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as ended:
+            answers.append([ended.code or 0, said.getvalue()])
+print(json.dumps(answers))
+"""
+
+
+def add_from_hub(workbook: Path, hub_ids: list[str], endpoint: str, home: Path) -> list[tuple[int, str]]:
     ours = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "PROOFBOOK_ROOT": str(workbook)}
     others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    program = "from proofbook.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "add", hub_id],
-        env={**others, **ours, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout + done.stderr
+    command = [sys.executable, "-c", ADDING, *hub_ids]
+    done = subprocess.run(command, env={**others, **ours}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [(status, said) for status, said in json.loads(done.stdout.splitlines()[-1])]
 
 
 def test_a_repository_of_the_hub(workbook: Path, tmp_path: Path) -> None:
     files = written(tmp_path / "repository/config.json", LLAMA).parent
     with serving(Hub({"some/Small-Llama": files})) as hub:
-        status, said = add_from_hub(workbook, "some/Small-Llama", hub.address, tmp_path / "home")
+        ((status, said),) = add_from_hub(workbook, ["some/Small-Llama"], hub.address, tmp_path / "home")
     assert status == 0, said
     entry = yaml.safe_load((workbook / "params/models/decoder-only.yaml").read_text())["models"]["small-llama"]
     assert entry["hub_id"] == "some/Small-Llama"
@@ -227,14 +240,14 @@ def test_a_repository_of_the_hub(workbook: Path, tmp_path: Path) -> None:
 def test_what_the_hub_does_not_give(workbook: Path, tmp_path: Path) -> None:
     files = written(tmp_path / "repository/README.json", {}).parent
     with serving(Hub({"some/gated": files, "some/empty": files}, gated=frozenset({"some/gated"}))) as hub:
-        for hub_id, cause in (
-            ("some/nothing", "no such repository"),
-            ("some/gated", "gated"),
-            ("some/empty", "no conf"),
-        ):
-            status, said = add_from_hub(workbook, hub_id, hub.address, tmp_path / "home")
-            assert status == 3 and cause in said and "Traceback" not in said, said
-    status, said = add_from_hub(workbook, "some/other", "http://127.0.0.1:9", tmp_path / "home", HF_HUB_OFFLINE="1")
+        causes = {"some/nothing": "no such repository", "some/gated": "gated", "some/empty": "no conf"}
+        answers = add_from_hub(workbook, [*causes], hub.address, tmp_path / "home")
+    for (status, said), cause in zip(answers, causes.values(), strict=True):
+        assert status == 3 and cause in said and "Traceback" not in said, said
+
+
+def test_no_hub_is_asked_offline(add: Callable[..., tuple[int, str]]) -> None:
+    status, said = add("some/other")
     assert status == 3 and "HF_HUB_OFFLINE is set" in said
 
 
