@@ -98,6 +98,14 @@ def test_one_cause_may_be_a_known_fault_of_several_checks() -> None:
     assert [fault.check for fault in Model.model_validate(model).known_faults] == ["causal", "greedy", "beams"]
 
 
+def test_what_is_merged_into_an_entry_may_be_said_anew(params: Path) -> None:
+    with (params / "targets.yaml").open("a") as file:
+        file.write("  usual: &usual {device: cpu, dtype: float32, description: a first one}\n")
+        file.write("  other:\n    <<: *usual\n    description: a second one\n")
+    other = load_catalog(params).target("other")
+    assert (other.dtype, other.description) == ("float32", "a second one")
+
+
 def test_a_key_that_stands_twice_is_refused(params: Path) -> None:
     with (params / "targets.yaml").open("a") as file:
         file.write("  cpu: {device: cpu, dtype: float64, description: a second one}\n")

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from proofbook.measure.speedup import Speedup
 from proofbook.runtimes import runtime_of
 from proofbook.runtimes.quantised import linear_layers
 from proofbook.verdict import Verdict
 from proofbook.workbook.case import Case
+from proofbook.workbook.timings import measure
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -96,6 +98,8 @@ def test_rounding_of_inputs_is_the_noise_of_dynamic_quantisation() -> None:
     assert worst.errors is not None
     # the same levels, rounded to in another arithmetic: but for ties the same error
     assert worst.errors.rmse == pytest.approx(case.noise[worst.name].rmse, rel=0.05)
+    # what the runtime is told means nothing to eager torch
+    assert isinstance(measure(case).speedup, Speedup)
 
 
 @pytest.mark.parametrize(("name", "change"), FAULTS)

@@ -160,11 +160,14 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _UniqueKeys(_Loader):  # type: ignore[misc]
-    """YAML in which a key that stands twice in one mapping is an error: the first would be lost unseen."""
+    """YAML in which a key that stands twice in one mapping is an error: the first would be lost unseen. One that is
+    merged into it (``<<``) may be said anew."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(

@@ -150,7 +150,8 @@ def _speedup(trial: Trial) -> Speedup | str:
         return "it is eager torch itself"
     # whoever calls the module may have changed it; a graph leaves it as it is
     model = trial.load().model if trial.runtime.runs_module else trial.model
-    other = EagerRuntime().prepare(model.get_submodule(trial.encoded.module), [trial.inputs], trial.target)
+    plain = trial.target.model_copy(update={"runtime": "eager", "options": {}})
+    other = EagerRuntime().prepare(model.get_submodule(trial.encoded.module), [trial.inputs], plain)
     return speedup(trial.session, other, trial.inputs, SPEEDUP_BUDGET_S)
 
 
