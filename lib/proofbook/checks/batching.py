@@ -1,6 +1,7 @@
 """Does a row's answer depend on the company it keeps?"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from proofbook.checks.conditioning import judged
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager
-from proofbook.checks.registry import NotApplicable, Observation, check
+from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import slice_row, sliceable
 from proofbook.checks.trial import Trial
@@ -21,12 +22,11 @@ from proofbook.checks.trial import Trial
 def batch_matches_single(trial: Trial) -> Observation:
     """Each row alone gives what it gives in the batch, the padding of the batch kept."""
     size = len(trial.rows)
-    if not sliceable(trial.inputs, size):
+    if not sliceable(trial.inputs, size) and not _stacked(trial):
         raise NotApplicable("the inputs of several rows are packed into one tensor, so a row can't be cut out of them")
-    comparisons: dict[int, list[Comparison]] = {}
-    for row in range(size):
-        single = trial.run(slice_row(trial.inputs, row))
-        comparisons[row] = compare_row(trial, row, size, single)
+    rows = [slice_row(trial.inputs, row, size) for row in range(size)]
+    with evidence(rows=size):
+        comparisons = {row: compare_row(trial, row, size, one, trial.run(one)) for row, one in enumerate(rows)}
     every = [one for several in comparisons.values() for one in several]
     if not every:
         raise NotApplicable("no output has one entry a row")
@@ -36,21 +36,37 @@ def batch_matches_single(trial: Trial) -> Observation:
 
     def executions() -> tuple[Execution, Execution]:
         called = trial.called
-        return Execution(called, slice_row(trial.inputs, worst)), Execution(called, trial.inputs, worst)
+        return Execution(called, rows[worst]), Execution(called, trial.inputs, worst)
 
-    return judged(trial, every, f"1 in each of {size} rows", executions=executions)
+    seen = judged(trial, every, f"1 in each of {size} rows", executions=executions)
+    return replace(seen, evidence={"rows": size})
+
+
+def _stacked(trial: Trial) -> bool:
+    """Whether the inputs of the batch are those of its rows one behind the other, as each is encoded alone."""
+    alone = [trial.encode([row]).inputs for row in trial.rows]
+    for name, value in trial.inputs.items():
+        parts = [one.get(name) for one in alone]
+        if isinstance(value, torch.Tensor):
+            pieces = value.chunk(len(parts)) if value.dim() else ()
+            if len(pieces) != len(parts) or not all(map(_same, parts, pieces)):
+                return False
+    return True
+
+
+def _same(one: Any, other: torch.Tensor) -> bool:
+    return isinstance(one, torch.Tensor) and one.shape == other.shape and torch.equal(one, other)
 
 
 @reproduces(batch_matches_single)
 def row_alone_is_row_of_batch(
-    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float]
+    model: nn.Module, inputs: Mapping[str, Any], dtype: torch.dtype, tolerance: Mapping[str, float], rows: int
 ) -> None:
     """Each row alone gives what it gives in the batch."""
     batch = call(model, inputs, dtype)
     whole = eager(model, inputs, dtype), eager(model, inputs, torch.float64)
-    size = next(len(value) for value in inputs.values() if isinstance(value, torch.Tensor))
-    for row in range(size):
-        single = slice_row(inputs, row)
+    for row in range(rows):
+        single = slice_row(inputs, row, rows)
         alone = call(model, single, dtype)
         part = {
             name: tensor[row : row + 1]
@@ -61,10 +77,11 @@ def row_alone_is_row_of_batch(
         agree({name: alone[name] for name in part}, part, tolerance, whole, own)
 
 
-def compare_row(trial: Trial, row: int, size: int, single: Mapping[str, torch.Tensor]) -> list[Comparison]:
-    """Hold a row's outputs alone against its part of the batch's outputs, where they have one entry a row."""
+def compare_row(
+    trial: Trial, row: int, size: int, inputs: Mapping[str, Any], single: Mapping[str, torch.Tensor]
+) -> list[Comparison]:
+    """Hold a row's outputs alone, of these inputs, against its part of the batch's, where they have one entry a row."""
     comparisons = []
-    inputs = slice_row(trial.inputs, row)
     for name, together in trial.outputs.items():
         alone = single.get(name)
         if name.endswith("loss"):

@@ -136,22 +136,30 @@ def slope_along(
 
 
 class Cuts(FunctionMode):
-    """Where the library's own code keeps gradients from flowing: it detaches, or computes without them."""
+    """Where the library's own code keeps gradients from flowing: it detaches, or computes without them.
+
+    ``places`` are those where they come from elsewhere, and ``leaves`` the ids of parameters that have none for that.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.places: dict[str, None] = {}
+        self.leaves: set[int] = set()
 
     def called(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         result = function(*args, **kwargs)
         cut = function in (Tensor.detach, Tensor.detach_) or not torch.is_grad_enabled()
         computed = isinstance(result, Tensor) and result.is_floating_point()
-        if cut and computed and any(isinstance(one, Tensor) and one.requires_grad for one in args):
+        given = [one for one in args if isinstance(one, Tensor) and one.requires_grad]
+        if cut and computed and given:
             frame: FrameType | None = sys._getframe(1)
             while frame is not None and _between(Path(frame.f_code.co_filename)):
                 frame = frame.f_back
             if frame is not None and "transformers" in Path(frame.f_code.co_filename).parts:
-                self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
+                if all(one.is_leaf for one in given):
+                    self.leaves.update(map(id, given))
+                else:
+                    self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
         return result
 
 

@@ -96,20 +96,30 @@ def gradients_by_difference(trial: Trial) -> Observation:
     _trainable(trial)
     model = eager_copy(trial.called, torch.float64)
     direction = random_step(model)
-    terms = [float((one * direction[name]).sum()) for name, one in trial.true_gradients.items() if one is not None]
-    size = math.sqrt(sum(term**2 for term in terms))
-    least = math.inf
-    for step in STEPS:
-        least = min(least, abs(trial.goal.slope(model, direction, step) - sum(terms)) / size)
-        if least <= SLOPE:
-            break
+    least = _apart(trial, model, direction)
     if least > SLOPE:
         with Cuts() as cuts, torch.enable_grad():
             trial.goal.value(model, torch.float64)
         if cuts.places:
             where = ", ".join(list(cuts.places)[:3])
             raise NotApplicable(f"the class's own code keeps gradients from flowing, at {where}")
+        if cuts.leaves:
+            trained = {name for name, one in model.named_parameters() if id(one) not in cuts.leaves}
+            least = _apart(trial, model, {name: one for name, one in direction.items() if name in trained})
     return Observation(least <= SLOPE, f"{least:.2g} of the gradient apart", f"{SLOPE:g}")
+
+
+def _apart(trial: Trial, model: nn.Module, direction: Mapping[str, Tensor]) -> float:
+    """How far the slope along a direction lies from the gradient along it, as a share of the size of its terms, by the
+    step that suits best."""
+    true = {name: trial.true_gradients.get(name) for name in direction}
+    terms = [float((one * direction[name]).sum()) for name, one in true.items() if one is not None]
+    size, least = math.sqrt(sum(term**2 for term in terms)), math.inf
+    for step in STEPS:
+        least = min(least, abs(trial.goal.slope(model, direction, step) - sum(terms)) / size)
+        if least <= SLOPE:
+            break
+    return least
 
 
 @reproduces(gradients_by_difference)

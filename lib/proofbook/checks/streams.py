@@ -111,9 +111,14 @@ def sliceable(inputs: Mapping[str, Any], size: int) -> bool:
     )
 
 
-def slice_row(inputs: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """The inputs of one row, as a batch of one."""
-    return {name: value[row : row + 1] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+def slice_row(inputs: Mapping[str, Any], row: int, rows: int | None = None) -> dict[str, Any]:
+    """The inputs of one row, as a batch of one; of so many ``rows`` each may have several entries of an input."""
+
+    def cut(value: Tensor) -> Tensor:
+        entries = len(value) // rows if rows else 1
+        return value[row * entries : (row + 1) * entries]
+
+    return {name: cut(value) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def rows_of(inputs: Mapping[str, Any], order: Tensor) -> dict[str, Any]:

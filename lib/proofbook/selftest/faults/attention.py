@@ -45,13 +45,17 @@ def causal_flag_ignored_by_sdpa(trial: Trial) -> Iterator[None]:
     _generates(trial)
     if getattr(trial.config, "_attn_implementation", "") != "sdpa":
         raise NotApplicable("attention does not go through sdpa")
-    right = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    right, calls = ALL_ATTENTION_FUNCTIONS["sdpa"], [0]
 
     def wrong(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
         return right(module, query, key, value, mask, **{**kwargs, "is_causal": False})
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = wrong
     try:
+        trial.run()
+        if not calls[0]:
+            raise NotApplicable("its code calls the kernel of sdpa itself, not through the interface of transformers")
         yield
     finally:
         ALL_ATTENTION_FUNCTIONS["sdpa"] = right
