@@ -111,9 +111,15 @@ class Rounding(OperatorMode):
             return given
         schema = operator._schema
         if not any(one.alias_info for one in schema.returns):  # else a view, or written in place
-            given = tree_map_only(torch.Tensor, self.rounded, given)
+            given = tree_map_only(torch.Tensor, self.rounded_unless_exact, given)
         self._made.update((one, True) for one in tree_leaves(given) if isinstance(one, torch.Tensor))
         return given
+
+    def rounded_unless_exact(self, value: torch.Tensor) -> torch.Tensor:
+        """The tensor rounded but for zeros and ones, of which masks are made: no rounding makes others of them."""
+        if not value.is_floating_point():
+            return value
+        return torch.where((value == 0) | (value == 1), value, self.rounded(value))
 
     def rounded(self, exact: torch.Tensor) -> torch.Tensor:
         """The tensor rounded, one of integers as it is; so are the lowest values of masks, which must not overflow."""

@@ -13,7 +13,7 @@ from proofbook.checks.compare import Comparison
 from proofbook.checks.decoding import Decoder, mixes_neighbours
 from proofbook.checks.localise import Execution
 from proofbook.checks.registry import NotApplicable, evidence
-from proofbook.checks.streams import rows_of
+from proofbook.checks.streams import rows_of, sliceable
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import CALL_SEED
 
@@ -183,9 +183,11 @@ def _whole(decoder: Decoder, inputs: Mapping[str, Any], start: Tensor, tokens: T
         whole = {**source, stream.tokens: torch.cat([start, tokens], dim=1)[:, :-1]}
         return {**whole, **decoder.caching(False)}, new.expand(tokens.shape)
     if not decoder.has_text_alone:
-        if times > 1:
-            raise NotApplicable("the pictures of a prompt are read once for several beams")
-        whole = stream.extended(inputs, tokens)
+        if times > 1 and not sliceable(inputs, len(tokens) // times):
+            raise NotApplicable(
+                "the pictures of several prompts are packed into one tensor, and read once for several beams"
+            )
+        whole = stream.extended(rows_of(inputs, rows) if times > 1 else inputs, tokens)
         return {**whole, **decoder.caching(False)}, (start.shape[1] - 1 + new).expand(tokens.shape)
     alone = [
         stream.extended(stream.unpadded({n: v[row : row + 1] for n, v in inputs.items()}), tokens[at : at + 1])

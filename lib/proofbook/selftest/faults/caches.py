@@ -1,14 +1,16 @@
 """Faults of caches: what was stored is not what comes back, or not where it is looked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.trial import Trial
+from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
 from proofbook.selftest.planting import called, replaced
 from proofbook.selftest.register import Reach, fault
 
@@ -19,16 +21,24 @@ def _caches(trial: Trial) -> None:
         raise NotApplicable("the class keeps no cache of keys and values")
 
 
-def _spoiled_update(spoil: Any) -> Any:
+@contextmanager
+def _spoiled(spoil: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Let ``spoil`` have the keys and values that a cache gives back, rows × heads × tokens × size, and how many of the
+    tokens it held before, where it held some."""
+
     def make(update: Any) -> Any:
-        def wrong(self: DynamicLayer, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
-            past = self.get_seq_length()
-            result = update(self, keys, values, *args, **kwargs)
-            return spoil(self, past) if past else result
+        def wrong(self: Any, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
+            given = update(self, keys, values, *args, **kwargs)
+            past = given[0].shape[-2] - keys.shape[-2]
+            return spoil(*given, past) if past else given
 
         return wrong
 
-    return make
+    with ExitStack() as stack:
+        for kind in (DynamicLayer, DynamicSlidingWindowLayer):
+            if "update" in vars(kind):
+                stack.enter_context(replaced(kind, "update", make))
+        yield
 
 
 @fault(Reach.LIBRARY)
@@ -36,12 +46,11 @@ def cache_slot_wrong(trial: Trial) -> Iterator[None]:
     """A new key is stored one place before its value."""
     _caches(trial)
 
-    def spoil(layer: DynamicLayer, past: int) -> Any:
-        order = [*range(past - 1), *range(past, layer.keys.shape[-2]), past - 1]
-        layer.keys = layer.keys[..., order, :]
-        return layer.keys, layer.values
+    def spoil(keys: Tensor, values: Tensor, past: int) -> tuple[Tensor, Tensor]:
+        order = [*range(past - 1), *range(past, keys.shape[-2]), past - 1]
+        return keys[..., order, :], values
 
-    with replaced(DynamicLayer, "update", _spoiled_update(spoil)):
+    with _spoiled(spoil):
         yield
 
 
@@ -50,12 +59,11 @@ def cache_shared_between_rows(trial: Trial) -> Iterator[None]:
     """Every row goes on from what the first row has stored."""
     _caches(trial)
 
-    def spoil(layer: DynamicLayer, past: int) -> Any:
-        layer.values = torch.cat([layer.values[:1, :, :past].expand_as(layer.values[:, :, :past]),
-                                  layer.values[:, :, past:]], dim=2)  # fmt: skip
-        return layer.keys, layer.values
+    def spoil(keys: Tensor, values: Tensor, past: int) -> tuple[Tensor, Tensor]:
+        first = values[:1, :, :past].expand_as(values[:, :, :past])
+        return keys, torch.cat([first, values[:, :, past:]], dim=2)
 
-    with replaced(DynamicLayer, "update", _spoiled_update(spoil)):
+    with _spoiled(spoil):
         yield
 
 
@@ -63,11 +71,7 @@ def cache_shared_between_rows(trial: Trial) -> Iterator[None]:
 def cache_in_low_precision(trial: Trial) -> Iterator[None]:
     """Keys and values come back from the cache rounded to eight bits."""
     _caches(trial)
-
-    def spoil(layer: DynamicLayer, past: int) -> Any:
-        return layer.keys.bfloat16().to(layer.keys.dtype), layer.values.bfloat16().to(layer.values.dtype)
-
-    with replaced(DynamicLayer, "update", _spoiled_update(spoil)):
+    with _spoiled(lambda keys, values, _: (keys.bfloat16().to(keys.dtype), values.bfloat16().to(values.dtype))):
         yield
 
 
