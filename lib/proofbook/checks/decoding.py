@@ -86,7 +86,8 @@ class Decoder:
         """Why a token may change what stands before it; empty where it may not."""
         config = self.trial.config
         text = config.get_text_config(decoder=True)
-        if getattr(text, "use_bidirectional_attention", None) in (True, "all"):
+        both = getattr(text, "use_bidirectional_attention", None)
+        if both in (True, "all") and not self.has_prefix:
             return "its configuration lets tokens of the prompt attend to each other on both sides"
         if getattr(text, "causal", None) is False:
             return "its configuration says that it is not causal"
@@ -145,8 +146,23 @@ class Decoder:
         """One row of the batch alone, its tokens without padding, as a batch of one."""
         trial = self.trial
         if sliceable(trial.inputs, len(trial.rows)):
-            return self.stream.unpadded(slice_row(trial.inputs, row))
-        return self.stream.unpadded(trial.task.encode(trial.subject, [trial.rows[row]]).inputs)
+            return self.suffixed(self.stream.unpadded(slice_row(trial.inputs, row)))
+        return self.suffixed(self.stream.unpadded(trial.task.encode(trial.subject, [trial.rows[row]]).inputs))
+
+    def suffixed(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs, the text behind pictures a suffix of them where the class reads a prefix on both sides and what
+        is of type 1 from left to right."""
+        if not self.has_prefix:
+            return dict(inputs)
+        marked = torch.isin(inputs[self.stream.tokens], torch.tensor(sorted(self._placeholders)))
+        behind = marked.flip(-1).cumsum(-1).flip(-1) == 0
+        return {**inputs, "token_type_ids": behind.to(inputs["token_type_ids"])}
+
+    @cached_property
+    def has_prefix(self) -> bool:
+        """Whether pictures, and what is written of type 0, attend to each other on both sides."""
+        text = self.trial.config.get_text_config(decoder=True)
+        return getattr(text, "use_bidirectional_attention", None) is True and "token_type_ids" in self.trial.inputs
 
     @cached_property
     def begin(self) -> int:

@@ -146,7 +146,7 @@ def picture_places(trial: Trial) -> Observation:
     for which, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         after = composer.scores(composer.alone(other(row, which)))[0]
         own = f"{composer.sees} {which}"
-        if start and not trial.decoder.not_causal:
+        if start and not (trial.decoder.not_causal or trial.decoder.has_prefix):
             note = f", before {own}"
             comparisons += trial.agree({"logits": after[:start]}, {"logits": before[:start]}, note)
             evidence = evidence or {"prompt": composer.alone(row), "start": start}

@@ -166,7 +166,7 @@ def _prompts(trial: Trial, decoder: Decoder) -> dict[str, Any]:
         rows = [decoder.row(row) for row in range(len(trial.rows))]
         return decoder.stream.batch(rows, "left", _pad(trial))
     seen = decoder.stream.visible(trial.inputs)
-    return dict(trial.inputs) if bool(seen[:, -1].all()) else decoder.prompt
+    return decoder.suffixed(trial.inputs) if bool(seen[:, -1].all()) else decoder.prompt
 
 
 def _whole(decoder: Decoder, inputs: Mapping[str, Any], start: Tensor, tokens: Tensor) -> tuple[dict[str, Any], Tensor]:
