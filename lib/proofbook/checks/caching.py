@@ -19,7 +19,7 @@ from proofbook.checks.quantised import Watched, quantised, quantised_backends, q
 from proofbook.checks.reading import SINGLE, evidence_of_reading, first_apart, observed, read
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
-from proofbook.checks.streams import rows_of
+from proofbook.checks.streams import in_order, joined, rows_of
 from proofbook.checks.trial import Trial
 from proofbook.compat import DynamicLayer, DynamicSlidingWindowLayer
 
@@ -191,30 +191,31 @@ def cache_rows(trial: Trial) -> Observation:
     """A cache whose rows change places, as in beam search, goes on as the rows in their new places."""
     decoder = _cached(trial)
     ready = max(decoder.begin, decoder.length - SINGLE)
-    *_, (_, _, cache) = decoder.steps([ready])
+    inputs, whole = _rows(decoder)
+    _, cache = decoder.step(None, 0, ready, inputs)
     if not isinstance(cache, Cache):
         raise NotApplicable("its cache offers no change of rows")
-    rows = len(decoder.prompt[decoder.stream.tokens])
+    rows = len(inputs[decoder.stream.tokens])
     if rows < 2:
         raise NotApplicable("the prompt is one row")
     order = torch.arange(rows).roll(1)
     # the first row twice: what two beams of one row have in common must not be shared between them
     order[0] = order[1]
-    known = {**evidence_of_reading(decoder, [ready]), "ready": ready, "order": order}
+    known = {**evidence_of_reading(decoder, [ready], inputs=inputs), "ready": ready, "order": order}
     with evidence(**known):
         cache.reorder_cache(order.to(trial.session.device))
-        moved = rows_of(decoder.reading, order)
+        moved = in_order(inputs, order)
         scores = []
         for at in range(ready, decoder.length):
             one, cache = decoder.step(cache, at, at + 1, moved)
             scores.append(one)
-    actual, expected = torch.cat(scores, dim=1), decoder.whole[order, ready:]
+    actual, expected = torch.cat(scores, dim=1), whole[order, ready:]
 
     def executions() -> tuple[Execution, Execution]:
         at = ready + first_apart(trial, scores, expected.split(1, dim=1))
 
         def kept() -> Any:
-            *_, (_, _, cache) = decoder.steps([ready])
+            _, cache = decoder.step(None, 0, ready, inputs)
             cache.reorder_cache(order.to(trial.session.device))
             for before in range(ready, at):
                 _, cache = decoder.step(cache, before, before + 1, moved)
@@ -243,7 +244,7 @@ def rows_of_a_cache_change_places(
     expected = call(model, whole, dtype)["logits"]
     kept = getattr(read_part(model, prompt, 0, ready, dtype, reading), reading["cache"])
     kept.reorder_cache(order.to(next(model.parameters()).device))
-    moved, parts = rows_of(prompt, order), []
+    moved, parts = in_order(prompt, order), []
     for at in range(ready, expected.shape[1]):
         outputs = read_part(model, moved, at, at + 1, dtype, reading, kept)
         parts.append(outputs.logits.cpu())
@@ -291,6 +292,16 @@ def encoder_outputs_reused(trial: Trial) -> Observation:
             Execution(trial.called, {**decoder.prompt, **decoder.caching(False)}),
         ),
     )
+
+
+def _rows(decoder: Decoder) -> tuple[Mapping[str, Any], Tensor]:
+    """The prompt and its scores, read at once; beside a prompt of one row another, its last tokens turned round."""
+    prompt, name, begin = decoder.reading, decoder.stream.tokens, decoder.begin
+    if decoder.has_text_alone or len(prompt[name]) > 1:
+        return prompt, decoder.whole
+    turned = torch.cat([prompt[name][:, :begin], prompt[name][:, begin:].flip(1)], dim=1)
+    both = joined([prompt, {**prompt, name: turned}])
+    return both, decoder.trial.run({**both, **decoder.caching(False)})["logits"]
 
 
 def _cached(trial: Trial) -> Decoder:

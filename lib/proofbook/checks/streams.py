@@ -126,6 +126,15 @@ def rows_of(inputs: Mapping[str, Any], order: Tensor) -> dict[str, Any]:
     return dict(tree_map_only(Tensor, lambda one: one[order.to(one.device)], dict(inputs)))
 
 
+def in_order(inputs: Mapping[str, Any], order: Tensor) -> dict[str, Any]:
+    """As many rows in another order; what has not one entry a row, as patches of pictures, stays as it is."""
+
+    def moved(one: Tensor) -> Tensor:
+        return one[order.to(one.device)] if one.dim() and len(one) == len(order) else one
+
+    return dict(tree_map_only(Tensor, moved, dict(inputs)))
+
+
 def joined(batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Batches of the same kind as one: tensors one behind the other, whatever they hold a row of."""
     first = batches[0]

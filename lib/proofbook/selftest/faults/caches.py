@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from proofbook.checks.registry import NotApplicable
@@ -99,6 +100,8 @@ def rope_offset_wrong(trial: Trial) -> Iterator[None]:
 def beams_not_reordered(trial: Trial) -> Iterator[None]:
     """Beam search goes on with the caches of the beams that it dropped."""
     _caches(trial)
+    if not isinstance(trial.model, GenerationMixin):
+        raise NotApplicable("the class generates in a way of its own, and searches no beams")
 
     def make(_: Any) -> Any:
         return lambda self, beams: None
