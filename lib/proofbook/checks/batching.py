@@ -14,7 +14,7 @@ from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager
 from proofbook.checks.registry import NotApplicable, Observation, check, evidence
 from proofbook.checks.reproduction import reproduces
-from proofbook.checks.streams import slice_row, sliceable
+from proofbook.checks.streams import copies, slice_row, sliceable
 from proofbook.checks.trial import Trial
 
 
@@ -30,7 +30,7 @@ def batch_matches_single(trial: Trial) -> Observation:
     every = [one for several in comparisons.values() for one in several]
     if not every:
         raise NotApplicable("no output has one entry a row")
-    if not all(one.passed for one in every) and trial.spec.noise:
+    if not all(one.passed for one in every) and trial.spec.noise and _draws_for_each(trial, rows[0], size):
         raise NotApplicable("a forward call draws noise, and how much of it comes before a row depends on the batch")
     worst = max(comparisons, key=lambda row: max((one.ratio for one in comparisons[row]), default=0.0))
 
@@ -40,6 +40,16 @@ def batch_matches_single(trial: Trial) -> Observation:
 
     seen = judged(trial, every, f"1 in each of {size} rows", executions=executions)
     return replace(seen, evidence={"rows": size})
+
+
+def _draws_for_each(trial: Trial, row: Mapping[str, Any], size: int) -> bool:
+    """Whether the rows of a batch, all of them the same, differ in what they give: each draws noise of its own."""
+    outputs = {n: one for n, one in trial.run(copies(row, size)).items() if one.dim() and len(one) == size}
+    return any(
+        not all(one.passed for one in trial.agree({name: one[at]}, {name: one[0]}))
+        for name, one in outputs.items()
+        for at in range(1, size)
+    )
 
 
 def _stacked(trial: Trial) -> bool:

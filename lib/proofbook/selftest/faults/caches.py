@@ -29,9 +29,9 @@ def _spoiled(spoil: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> I
 
     def make(update: Any) -> Any:
         def wrong(self: Any, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> Any:
-            given = update(self, keys, values, *args, **kwargs)
-            past = given[0].shape[-2] - keys.shape[-2]
-            return spoil(*given, past) if past else given
+            all_keys, all_values = update(self, keys, values, *args, **kwargs)
+            past = all_keys.shape[-2] - keys.shape[-2]
+            return spoil(all_keys, all_values, past) if past else (all_keys, all_values)
 
         return wrong
 
