@@ -11,7 +11,7 @@ from proofbook.checks.registry import NotApplicable
 from proofbook.checks.trial import Trial
 from proofbook.cli.selftesting import selftest_suite
 from proofbook.selftest import trials
-from proofbook.selftest.matrix import matrix
+from proofbook.selftest.matrix import hidden, matrix
 from proofbook.selftest.register import Fault, Reach, faults
 from proofbook.selftest.trials import Planted, Result, clean, plant
 
@@ -85,9 +85,19 @@ def test_a_clean_model_raises_no_alarm() -> None:
 
 def test_the_matrix_counts_what_was_planted_alone() -> None:
     results = [Result.FOUND, Result.MISSED, Result.NOT_APPLICABLE]
-    (line,) = matrix(Planted("f", "m", "vision", result, "c" * (result is Result.FOUND)) for result in results)
+    (line,) = matrix([Planted("f", "m", "vision", result, "c" * (result is Result.FOUND)) for result in results])
     assert (line.found, line.planted, line.categories) == (1, 2, {"vision": (1, 2)})
     assert line.checks == ("c",)
+
+
+def test_a_fault_that_a_known_one_hides_is_told_apart_from_one_that_is_missed() -> None:
+    found = Planted("f", "m", "vision", Result.FOUND, "c")
+    missed, behind = (
+        Planted("f", "n", "vision", Result.MISSED, expected=expected) for expected in (("heads",), ("heads", "c"))
+    )
+    assert hidden([found, missed, behind]) == [behind]
+    (line,) = matrix([found, missed, behind])
+    assert (line.found, line.planted) == (1, 2)
 
 
 @pytest.mark.slow

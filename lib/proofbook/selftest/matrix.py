@@ -45,11 +45,20 @@ def clean_all(models: Sequence[str], seeds: Iterable[int], target: str, jobs: in
     return _each([partial(clean, model, target, seed) for seed in seeds for model in models], jobs)
 
 
-def matrix(planted: Iterable[Planted]) -> list[Line]:
-    """One line a fault, in the order in which they come; faults that were planted nowhere are left out."""
+def hidden(planted: Sequence[Planted]) -> list[Planted]:
+    """Those that were missed in a model of which a check by which others were found is known to fall short anyway."""
+    by = {(one.fault, one.check) for one in planted if one.result is Result.FOUND}
+    missed = (one for one in planted if one.result is Result.MISSED)
+    return [one for one in missed if any((one.fault, check) in by for check in one.expected)]
+
+
+def matrix(planted: Sequence[Planted]) -> list[Line]:
+    """One line a fault, in the order in which they come; faults that were planted nowhere, or where a known fault hides
+    them, are left out."""
     by_fault: defaultdict[str, list[Planted]] = defaultdict(list)
+    left_out = hidden(planted)
     for one in planted:
-        if one.result in (Result.FOUND, Result.MISSED):
+        if one.result in (Result.FOUND, Result.MISSED) and one not in left_out:
             by_fault[one.fault].append(one)
     return [_line(fault, several) for fault, several in by_fault.items()]
 

@@ -45,6 +45,8 @@ class Planted:
     detail: str = ""
     # of all checks up to that one
     seconds: float = 0.0
+    # of one that was missed: the checks that fell short, as the model's entry says that they do without it
+    expected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,15 @@ def clean(model: str, target: str = "cpu", seed: int = 0) -> list[Alarm]:
 
 
 def _searched(trial: Trial, told: tuple[str, str, str]) -> Planted:
-    start, today = time.perf_counter(), date.today()
+    start, today, expected = time.perf_counter(), date.today(), list[str]()
     for found in _findings(trial):
         # what falls short without the fault as well does not tell of it
         finding = judged(found, trial.spec.known_faults, trial.target.name, today)
         if finding.verdict.fell_short and finding.verdict is not Verdict.XPASS:
             seen = f"{finding.verdict}: {finding.detail or finding.observed}"
             return Planted(*told, Result.FOUND, finding.check.name, seen, time.perf_counter() - start)
-    return Planted(*told, Result.MISSED, seconds=time.perf_counter() - start)
+        expected += [finding.check.name] * (finding.verdict is Verdict.XFAIL)
+    return Planted(*told, Result.MISSED, seconds=time.perf_counter() - start, expected=tuple(expected))
 
 
 def _findings(trial: Trial) -> Iterator[Finding]:
