@@ -28,10 +28,10 @@ def selftest_suite(
     from proofbook.selftest.trials import Result
 
     out, processes = console(), jobs or cores()
-    hidden = as_json or not out.is_terminal
+    silent = as_json or not out.is_terminal
 
     def each(results: Iterator[T], count: int, doing: str) -> list[T]:
-        return list(track(results, doing, total=count, console=out, disable=hidden))
+        return list(track(results, doing, total=count, console=out, disable=silent))
 
     planted = each(plant_all(faults, chosen, target, processes), len(faults) * len(chosen), "planting faults")
     alarms = each(clean_all(chosen, range(seeds), target, processes), seeds * len(chosen), "clean models")
