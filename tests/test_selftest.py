@@ -46,7 +46,7 @@ def test_the_battery_finds_a_fault(fault: str, model: str, check: str) -> None:
     [
         ("causal-mask-dropped", "vit", ""),
         ("layers-on-the-cpu", "vit", "the target is the CPU itself"),
-        ("causal-flag-ignored-by-sdpa", "falcon", "not through the interface"),
+        ("causal-flag-ignored-by-sdpa", "falcon", "without a mask"),
     ],
 )
 def test_a_fault_that_a_case_can_not_have_is_not_applicable(fault: str, model: str, why: str) -> None:
