@@ -138,7 +138,7 @@ def slope_along(
 class Cuts(FunctionMode):
     """Where the library's own code keeps gradients from flowing: it detaches, or computes without them.
 
-    ``places`` are those where they come from elsewhere, and ``leaves`` the ids of parameters that have none for that.
+    ``leaves`` are the ids of parameters that are read alone so, as a table of positions is; ``places`` all others.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,8 @@ class Cuts(FunctionMode):
             while frame is not None and _between(Path(frame.f_code.co_filename)):
                 frame = frame.f_back
             if frame is not None and "transformers" in Path(frame.f_code.co_filename).parts:
-                if all(one.is_leaf for one in given):
+                floating = [one for one in args if isinstance(one, Tensor) and one.is_floating_point()]
+                if len(floating) == len(given) and all(one.is_leaf for one in given):
                     self.leaves.update(map(id, given))
                 else:
                     self.places[f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"] = None
