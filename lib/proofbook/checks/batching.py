@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from proofbook.checks.compare import Comparison
+from proofbook.checks.compare import Comparison, differing
 from proofbook.checks.conditioning import judged
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
@@ -16,6 +16,7 @@ from proofbook.checks.registry import NotApplicable, Observation, check, evidenc
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import copies, slice_row, sliceable
 from proofbook.checks.trial import Trial
+from proofbook.runtimes.exporting import tensors_of
 
 
 @check(graphs=True)
@@ -54,18 +55,13 @@ def _draws_for_each(trial: Trial, row: Mapping[str, Any], size: int) -> bool:
 
 def _stacked(trial: Trial) -> bool:
     """Whether the inputs of the batch are those of its rows one behind the other, as each is encoded alone."""
-    alone = [trial.encode([row]).inputs for row in trial.rows]
-    for name, value in trial.inputs.items():
-        parts = [one.get(name) for one in alone]
-        if isinstance(value, torch.Tensor):
-            pieces = value.chunk(len(parts)) if value.dim() else ()
-            if len(pieces) != len(parts) or not all(map(_same, parts, pieces)):
-                return False
-    return True
-
-
-def _same(one: Any, other: torch.Tensor) -> bool:
-    return isinstance(one, torch.Tensor) and one.shape == other.shape and torch.equal(one, other)
+    size = len(trial.rows)
+    if not all(one.dim() for one in trial.inputs.values() if isinstance(one, torch.Tensor)):
+        return False
+    cut = (tensors_of(slice_row(trial.inputs, row, size)) for row in range(size))
+    return not any(
+        differing(one, tensors_of(trial.encode([row]).inputs)) for one, row in zip(cut, trial.rows, strict=True)
+    )
 
 
 @reproduces(batch_matches_single)
