@@ -59,7 +59,7 @@ def test_a_right_model_passes_every_check_that_applies() -> None:
     found = {name: examine(check, trial) for name, check in CHECKS.items()}
     skipped = {name for name, finding in found.items() if finding.verdict is Verdict.SKIP}
     second = {"cross-attention-mask", "encoder-outputs-reused", "forced-tokens"}  # of decoders behind an encoder
-    others = {"prompts", "sound", "codecs", "speaking", "images", "backbone", "postprocessing", "towers"}
+    others = {"states", "prompts", "sound", "codecs", "speaking", "images", "backbone", "postprocessing", "towers"}
     sees_or_hears = {check.name for check in CHECKS.values() if check.family in others}
     assert skipped == {
         *("prepared", "stages", "decodes-with-cache"),  # of targets that run a graph

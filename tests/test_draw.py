@@ -117,6 +117,13 @@ def test_the_statistics_of_batch_norms_are_those_of_what_comes_in() -> None:
         assert 0.5 < ratio < 2
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_many_entries_of_a_codebook_are_used(seed: int) -> None:
+    trial = Trial(MODELS["encodec"], CATALOG.target("cpu"), Weights.TINY, seed, CATALOG.tolerances)
+    for level in trial.outputs["audio_codes"][0].unbind(1):
+        assert level.unique().numel() > 30
+
+
 def test_gates_and_layer_scales_are_open() -> None:
     assert built("mllama").state_dict()["model.language_model.layers.1.cross_attn_attn_gate"].abs().min() > 0.1
     scales = [p for name, p in built("beit").named_parameters() if "lambda" in name]

@@ -34,6 +34,10 @@ def llama() -> Trial:
         ("rows-leak", "owlvit", "batch-matches-single"),
         # whose own code gives a table of positions no gradient
         ("gradient-detached", "marian", "gradients-by-difference"),
+        # whose encoder, before the codes, gets no gradient at all
+        ("gradient-detached", "encodec", "gradients-by-difference"),
+        # whose decoder reads no tokens
+        ("causal-mask-dropped", "speecht5", "causal-states"),
     ],
 )
 def test_the_battery_finds_a_fault(fault: str, model: str, check: str) -> None:

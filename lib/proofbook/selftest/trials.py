@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.compare import differing
+from proofbook.checks.hidden import without_padding
 from proofbook.checks.known_faults import judged
 from proofbook.checks.registry import Check, Finding, NotApplicable, examine, registered
 from proofbook.checks.trial import Trial
@@ -69,9 +70,9 @@ def plant(name: str, model: str, target: str = "cpu", seed: int = 0) -> Planted:
             with fault.plant(trial):
                 return _searched(trial, told)
         _ = trial.truth, trial.noise  # what the model computed before
-        right = trial.run()
+        right = without_padding(trial.run(), trial.inputs)
         with fault.plant(trial):
-            if not differing(right, trial.run()):
+            if not differing(right, without_padding(trial.run(), trial.inputs)):
                 raise NotApplicable("nothing that a call of the batch gives depends on it")
             return _searched(trial, told)
     except (NotApplicable, Blocked) as reason:

@@ -16,13 +16,13 @@ from transformers.utils import logging
 
 from proofbook.catalog import Model, Weights
 from proofbook.compat import DTYPE
-from proofbook.subject.batch_norms import has_statistics, settle_statistics
 from proofbook.subject.draw import build_model, library_blocks, model_class, seeded
 from proofbook.subject.hub import download
 from proofbook.subject.pipelines import is_pipeline, load_denoiser, load_pipeline, write_tiny_pipeline
 from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.remote_code import brought_class
 from proofbook.subject.requirements import check_needs
+from proofbook.subject.settling import has_statistics, settle_statistics
 from proofbook.subject.shrink import tiny_config
 from proofbook.subject.tasks import task_named
 from proofbook.subject.tasks.task import Subject

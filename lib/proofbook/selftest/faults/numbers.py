@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from proofbook.checks.registry import NotApplicable
 from proofbook.checks.trial import Trial
+from proofbook.checks.truth import reference_model
 from proofbook.selftest.planting import (
     called,
     first_floating,
@@ -153,10 +154,12 @@ def state_kept_between_calls(trial: Trial) -> Iterator[None]:
 @fault(Reach.LIBRARY)
 def gradient_detached(trial: Trial) -> Iterator[None]:
     """No gradient flows back through one kind of layer."""
-    layers = called(trial, *_LAYERS)
-    kind = type(layers[len(layers) // 2][1])
-    if not any(one.requires_grad for one in trial.model.parameters()):
-        raise NotApplicable("has no parameter to train")
+    reached = trial.goal.gradients(reference_model(trial.called, torch.float64), torch.float64)
+    trained = {id(one) for name, one in trial.called.named_parameters() if reached.get(name) is not None}
+    layers = [layer for _, layer in called(trial, *_LAYERS) if trained.intersection(map(id, layer.parameters()))]
+    if not layers:
+        raise NotApplicable("no gradient leads to a layer")
+    kind = type(layers[len(layers) // 2])
     with hooked_everywhere(kind, lambda _, output: output.detach()):
         yield
 
