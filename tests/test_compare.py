@@ -37,6 +37,13 @@ def test_an_error_of_the_floors_size_passes_and_ten_times_it_fails(truth: torch.
     assert not compare("x", noisy(truth, 1e-4), truth, FLOAT32, floor_of(floor, truth)).passed
 
 
+def test_a_floor_that_is_suspect_counts_as_far_as_rounding_moves_truth(truth: torch.Tensor) -> None:
+    floor, found = floor_of(noisy(truth, 1e-3), truth), noisy(truth, -1e-4)
+    assert not compare("x", found, truth, FLOAT32, floor).passed
+    assert compare("x", found, truth, FLOAT32, floor, moved=floor_of(noisy(truth, 1e-4), truth)).passed
+    assert not compare("x", noisy(truth, 1e-3), truth, FLOAT32, floor, floor_of(noisy(truth, 1e-4), truth)).passed
+
+
 def test_a_part_rounds_as_the_whole_of_which_it_is(truth: torch.Tensor) -> None:
     part = truth[0, 0] * 1e-3  # what was added up to little
     floor = floor_of(noisy(truth, 1e-7), truth)

@@ -211,6 +211,8 @@ def execute_case(
     partial = final.with_name(f".{case.case}.{os.getpid()}.partial.ipynb")
     final.parent.mkdir(parents=True, exist_ok=True)
     begun = batch.begin(case) if batch else None
+    if begun and keys:
+        keys.ask_ahead(case)
     try:
         # where the case may leave whatever it likes
         with tempfile.TemporaryDirectory(prefix="w", dir=scratch(), ignore_cleanup_errors=True) as work:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -134,13 +135,22 @@ def devices() -> dict[str, DeviceState]:
     return found().devices
 
 
-@cache
+_asking = threading.Lock()
+
+
 def found() -> Found:
-    """The devices and runtimes of this machine, asked of a process of its own that may import torch.
+    """The devices and runtimes of this machine, asked of a process of its own that may import torch, once: a
+    thread that asks meanwhile waits for the answer, which takes seconds.
 
     Raises:
         MachineryFailed: the process did not answer; the message holds its last words.
     """
+    with _asking:
+        return _answered()
+
+
+@cache
+def _answered() -> Found:
     command = [sys.executable, "-m", "proofbook.runtimes"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)

@@ -16,6 +16,7 @@ import platform
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from proofbook.batch.kernels import kernel_environment
-from proofbook.batch.machine import cores, devices, found, threads
+from proofbook.batch.machine import MachineryFailed, cores, devices, found, threads
 from proofbook.batch.plan import PlannedCase
 from proofbook.catalog import Catalog, Timings, UnknownName, Weights
 from proofbook.environments import editable, packages
@@ -74,6 +75,12 @@ class Keys:
             if case not in self._made:
                 self._made[case] = self._key(case)
             return self._made[case]
+
+    def ask_ahead(self, case: PlannedCase) -> None:
+        """Have asked, while a case runs, what its key will need to know of the machine."""
+        target = self._catalog.targets.get(case.target)
+        if target and target.runtime != "eager":
+            threading.Thread(target=_ask, name="machine", daemon=True).start()
 
     def hold(self) -> bool:
         """Whether the files of proofbook are still those that they were when this was made."""
@@ -153,6 +160,11 @@ def _keys_in(run: Path, damaged: list[str]) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(metadata, dict) and (key := execution_of(metadata).key):
             yield key, path.relative_to(run).as_posix()
+
+
+def _ask() -> None:
+    with suppress(MachineryFailed):  # which is told where the answer is needed
+        found()
 
 
 def _digest(parts: Iterable[bytes]) -> str:

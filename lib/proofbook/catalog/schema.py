@@ -217,6 +217,8 @@ class Target(Entry):
     weight_group: Annotated[int, Field(gt=0)] | None = None
     # what the inputs of these layers are rounded to in each call, where they are
     activation_dtype: Literal["int8"] | None = None
+    # what GPUs read the factors of products of matrices and of convolutions in, where it is not all of float32
+    product_dtype: Literal["tf32"] | None = None
     # what the runtime is told, as it documents it
     options: dict[str, Any] = {}
     # kinds of fallback that do not fail a case, and why; all others do
@@ -231,10 +233,16 @@ class Target(Entry):
             raise ValueError("weight_group and activation_dtype need a weight_dtype")
         return self
 
+    @model_validator(mode="after")
+    def _multiplies_float32(self) -> Self:
+        if self.product_dtype and self.dtype != "float32":
+            raise ValueError(f"product_dtype is how float32 is multiplied, and the dtype is {self.dtype}")
+        return self
+
     @property
     def precision(self) -> str:
         """The dtype that bounds what an execution rounds: weights are held beforehand, and rounded by none."""
-        return self.activation_dtype or self.dtype
+        return self.activation_dtype or self.product_dtype or self.dtype
 
 
 class SuiteCase(Entry):
@@ -266,7 +274,7 @@ class Suite(Entry):
 
 
 # bits of mantissa, or beside the sign
-_MANTISSA = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7, "int8": 7, "int4": 3}
+_MANTISSA = {"float64": 52, "float32": 23, "tf32": 10, "float16": 10, "bfloat16": 7, "int8": 7, "int4": 3}
 
 
 class Tolerance(Entry):
@@ -276,12 +284,13 @@ class Tolerance(Entry):
     sign), ``scale`` the RMS of the true output (of all of it, where a part is
     judged), and ``floor`` the error of eager attention in the same dtype on the CPU, the error allowed is
     ``clip(multiple * floor, smallest * eps * scale * m, largest * eps * scale * m * c)``, for the RMSE, the worst row
-    and the worst element each by its own floor. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
+    and the worst element each by its own floor; or more than the last, where rounding alone moves float64 truth so far:
+    ``multiple`` times that. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
     rows or elements: about where the largest of n normal errors of that size lies (extreme value theory). ``c`` is
     ``1000 ** (1 / n)`` for n elements, as the scale of few may be small by chance; it is 1 for many.
     """
 
-    dtype: Literal["float64", "float32", "float16", "bfloat16", "int8", "int4"]
+    dtype: Literal["float64", "float32", "tf32", "float16", "bfloat16", "int8", "int4"]
     multiple: float = Field(gt=0)
     smallest: float = Field(gt=0)
     largest: float = Field(gt=0)
@@ -297,7 +306,7 @@ class Tolerance(Entry):
     @property
     def of_two(self) -> Self:
         """That for two executions held against each other: ``multiple`` of integers is for one of them alone."""
-        return self if "float" in self.dtype else self.model_copy(update={"multiple": 2 * self.multiple})
+        return self if "int" not in self.dtype else self.model_copy(update={"multiple": 2 * self.multiple})
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

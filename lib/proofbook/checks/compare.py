@@ -54,6 +54,7 @@ def compare(
     expected: torch.Tensor,
     tolerance: Tolerance,
     floor: Errors | None = None,
+    moved: Errors | None = None,
 ) -> Comparison:
     """Hold one output against its truth.
 
@@ -68,6 +69,7 @@ def compare(
         floor: how far that output of the reference execution in that dtype lies from truth (:func:`errors_between`);
             without it only rounding is allowed. Where ``expected`` is a part of an output, its floor is that of the
             whole: what is added up to a small value rounds as what is added up to a large one.
+        moved: how far that output moves in float64 when weights and values change by rounding.
     """
     shape = tuple(actual.shape)
     if shape != tuple(expected.shape):
@@ -81,7 +83,7 @@ def compare(
         return Comparison(name, shape, False, broken)
     finite = torch.isfinite(expected)
     errors = _errors(actual, expected, finite)
-    allowed = _allowed(tolerance, expected, errors.scale, floor)
+    allowed = _allowed(tolerance, expected, errors.scale, floor, moved)
     over = [
         f"{norm} {error:.3g} > {bound:.3g}"
         for norm, error, bound in zip(
@@ -97,6 +99,7 @@ def compare_all(
     expected: Mapping[str, torch.Tensor],
     tolerance: Tolerance,
     floor: Mapping[str, Errors] | None = None,
+    moved: Mapping[str, Errors] | None = None,
 ) -> list[Comparison]:
     """Hold every output against what it should be; an output that only one side has fails."""
     comparisons = []
@@ -106,8 +109,8 @@ def compare_all(
             side = "missing" if name in expected else "not expected"
             comparisons.append(Comparison(name, tuple(tensor.shape), False, side))
         else:
-            noise = floor.get(name) if floor else None
-            comparisons.append(compare(name, actual[name], expected[name], tolerance, noise))
+            noise, conditioning = (one.get(name) if one else None for one in (floor, moved))
+            comparisons.append(compare(name, actual[name], expected[name], tolerance, noise, conditioning))
     return comparisons
 
 
@@ -156,8 +159,8 @@ def _standard(tensor: torch.Tensor, tolerance: Tolerance) -> torch.Tensor:
 
 
 def lowest_mask(tolerance: Tolerance) -> float:
-    """The magnitude from which a value is one that masks; that of float32 where a tolerance is of integers."""
-    kind = getattr(torch, tolerance.dtype)
+    """The magnitude from which a value is one that masks; that of float32 where torch has no such dtype."""
+    kind = getattr(torch, tolerance.dtype, torch.float32)
     return torch.finfo(kind if kind.is_floating_point else torch.float32).max / 2
 
 
@@ -192,17 +195,21 @@ def _errors(actual: torch.Tensor, expected: torch.Tensor, finite: torch.Tensor) 
     )
 
 
-def _allowed(tolerance: Tolerance, truth: torch.Tensor, own: float, floor: Errors | None) -> Errors:
+def _allowed(
+    tolerance: Tolerance, truth: torch.Tensor, own: float, floor: Errors | None, moved: Errors | None
+) -> Errors:
     scale = max(own, floor.scale) if floor else own
     rows = truth.numel() // max(1, truth.shape[-1] if truth.dim() else 1)
 
-    def bound(error: float, draws: int) -> float:
+    def bound(error: float, by_rounding: float, draws: int) -> float:
         unit = tolerance.eps * scale * _expected_maximum(draws)
         low, high = tolerance.smallest * unit, tolerance.largest * unit * _scale_by_chance(truth.numel())
-        return min(max(tolerance.multiple * error, low), high)
+        return min(max(tolerance.multiple * error, low), max(high, tolerance.multiple * by_rounding))
 
-    rmse, row, element = _three(floor) if floor else (0.0, 0.0, 0.0)
-    return Errors(bound(rmse, 1), bound(row, rows), bound(element, truth.numel()), at=())
+    none = (0.0, 0.0, 0.0)
+    floors, rounded = (_three(one) if one else none for one in (floor, moved))
+    rmse, row, element = map(bound, floors, rounded, (1, rows, truth.numel()))
+    return Errors(rmse, row, element, at=())
 
 
 def _expected_maximum(draws: int) -> float:

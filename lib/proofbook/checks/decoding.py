@@ -154,7 +154,7 @@ class Decoder:
         is of type 1 from left to right."""
         if not self.has_prefix:
             return dict(inputs)
-        marked = torch.isin(inputs[self.stream.tokens], torch.tensor(sorted(self._placeholders)))
+        marked = torch.isin(inputs[self.stream.tokens], torch.tensor(sorted(self.placeholders)))
         behind = marked.flip(-1).cumsum(-1).flip(-1) == 0
         return {**inputs, "token_type_ids": behind.to(inputs["token_type_ids"])}
 
@@ -170,7 +170,7 @@ class Decoder:
         if self.has_text_alone:
             return 1
         tokens: Tensor = self.prompt[self.stream.tokens][0]
-        marked = torch.isin(tokens, torch.tensor(sorted(self._placeholders), dtype=tokens.dtype))
+        marked = torch.isin(tokens, torch.tensor(sorted(self.placeholders), dtype=tokens.dtype))
         for name in ("mm_token_type_ids", "image_embeds_position_mask"):
             if name in self.prompt:
                 marked |= self.prompt[name][0] > 0
@@ -178,7 +178,8 @@ class Decoder:
         return int(at[-1]) + 1 if len(at) else max(1, len(tokens) - TAIL)
 
     @cached_property
-    def _placeholders(self) -> set[int]:
+    def placeholders(self) -> set[int]:
+        """The tokens that stand for pictures or sound."""
         config, tokenizer = self.trial.config, getattr(self.trial.processor, "tokenizer", None)
         named = [value for key, value in config.to_dict().items() if _PLACEHOLDER.search(key)]
         found = {one for value in named for one in (value if isinstance(value, list) else [value]) if type(one) is int}

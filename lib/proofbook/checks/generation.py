@@ -62,7 +62,7 @@ def generate_writes_by_its_scores(
     for rows, text in texts(prompt, sequences, new, reading):
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
         agree({"logits": scores[rows].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
-        likeliest_of(expected, sequences[rows, -new:], 1, tolerance, noise)
+        likeliest_of(expected, sequences[rows, -new:], generation, tolerance, noise)
 
 
 @check
@@ -151,7 +151,7 @@ def samples_are_likely_and_come_again(
     new = generation["max_new_tokens"]
     for rows, text in texts(prompt, sequences, new, reading):
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
-        likeliest_of(expected, sequences[rows, -new:], generation["top_k"], tolerance, noise)
+        likeliest_of(expected, sequences[rows, -new:], generation, tolerance, noise)
 
 
 @check

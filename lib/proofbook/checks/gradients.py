@@ -209,7 +209,7 @@ def random_step(model: nn.Module) -> dict[str, Tensor]:
 def _trainable(trial: Trial) -> None:
     if trial.weights is not Weights.TINY:
         raise NotApplicable("the code is the same as with tiny weights, of which it is asked in a fraction of the time")
-    if trial.target.dtype != "float32":
+    if trial.target.precision != "float32":
         raise NotApplicable("asked in float32, in which models are trained")
     if trial.target.runtime != "eager":
         raise NotApplicable(f"{trial.target.runtime} is for inference")

@@ -22,8 +22,9 @@ STEP = 0.5
 MARGIN = 30.0
 # how many parameters that their gradient does not settle are stepped each by itself, the most doubtful first
 STEPS = 24
-# in how many directions at most a parameter is stepped that moves outputs by this share of enough, or more
-DIRECTIONS, NEARLY = 4, 0.2
+# where that moves outputs by this share of enough, so many other values of its size are tried: one direction may move
+# little by chance, and what is not loaded is as far off as two draws lie apart
+NEARLY, VALUES, ANOTHER = 0.2, 3, math.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ def parameter_influence(
     # a NaN, of a gradient that can't be had, is doubtful as well
     doubtful = sorted((name for name, one in estimates.items() if not one > MARGIN * enough), key=estimates.__getitem__)
 
-    def share(names: Iterable[str], seed: int = 0) -> float:
-        with torch.no_grad(), _stepped({name: parameters[name] for name in names}, seed):
+    def share(names: Iterable[str], step: float = STEP, seed: int = 0) -> float:
+        with torch.no_grad(), _stepped({name: parameters[name] for name in names}, step, seed):
             return measure.moved(flatten(call(part, inputs)), enough=enough)
 
     weak = {}
@@ -147,10 +148,10 @@ def parameter_influence(
         unused = []
     for name in doubtful[:STEPS]:
         reached = share([name])
-        for seed in range(1, DIRECTIONS):  # one direction may move little by chance
+        for seed in range(1, 1 + VALUES):
             if not NEARLY * enough <= reached < enough:
                 break
-            reached = max(reached, share([name], seed))
+            reached = max(reached, share([name], ANOTHER, seed))
         if reached < enough:
             if gradients[name] is None:
                 unused.append(name)
@@ -193,12 +194,12 @@ def _gradients(
 
 
 @contextmanager
-def _stepped(parameters: Mapping[str, nn.Parameter], seed: int) -> Iterator[None]:
+def _stepped(parameters: Mapping[str, nn.Parameter], step: float, seed: int) -> Iterator[None]:
     before = {name: one.detach().clone() for name, one in parameters.items()}
     generator = torch.Generator().manual_seed(seed)
     try:
         for one in parameters.values():
-            one.add_(torch.randn(one.shape, generator=generator), alpha=STEP * _rms(one))
+            one.add_(torch.randn(one.shape, generator=generator), alpha=step * _rms(one))
         yield
     finally:
         for name, one in parameters.items():

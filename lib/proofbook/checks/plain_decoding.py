@@ -116,18 +116,21 @@ def texts(
 def likeliest_of(
     scores: Tensor,
     tokens: Tensor,
-    among: int,
+    generation: Mapping[str, Any],
     tolerance: Mapping[str, float],
     noise: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
 ) -> None:
-    """Assert that each token is among the so many likeliest, those that lie within the error allowed of them included.
+    """Assert that each token is among the likeliest, those that lie within the error allowed of them included.
 
     Args:
         scores: rows × tokens × vocabulary.
         tokens: rows × tokens.
+        generation: how they were written: among how many (``top_k``), and which never (``suppress_tokens``).
         noise: as the references of ``agree``.
     """
-    least = scores.topk(among).values[..., -1] - 2 * allowances("logits", scores, tolerance, noise)[-1]
+    among, margin = generation.get("top_k", 1), 2 * allowances("logits", scores, tolerance, noise)[-1]
+    scores = scores.index_fill(-1, torch.tensor(generation.get("suppress_tokens", []), dtype=torch.long), -torch.inf)
+    least = scores.topk(among).values[..., -1] - margin
     unlikely = int((scores.gather(-1, tokens[..., None])[..., 0] < least).sum())
     assert not unlikely, f"observed {unlikely} tokens that are not among the {among} likeliest, allowed 0"
 

@@ -157,7 +157,7 @@ def beyond_trained_length(trial: Trial) -> Observation:
         for name in judged
     ]
     if not all(one.passed for one in comparisons):  # angles of rotary positions round the more the farther they are
-        floor = floor_outputs(trial.model, inputs, getattr(torch, trial.target.dtype))
+        floor = floor_outputs(trial.rough(trial.model), inputs, getattr(torch, trial.target.dtype))
         noise = errors_between(floor, expected, trial.tolerance)
         comparisons = [
             compare(f"{name} of {length} tokens", actual[name], expected[name], trial.tolerance, noise.get(name))

@@ -23,7 +23,7 @@ from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import floor_outputs, truth_of
-from proofbook.checks.writing import count_of, evidence_of_writing, generate, generating, likeliest
+from proofbook.checks.writing import count_of, evidence_of_writing, generate, generating, unlikely
 from proofbook.subject.tasks.task import Row
 
 # numbers of pictures of the rows of a batch: all at once, else two at a time
@@ -195,13 +195,11 @@ def mixed_generation(trial: Trial) -> Observation:
             scores = trial.run(whole)["logits"][0, begin:-1][: count_of(tokens[row], trial)].float()
             found, note = given[row, : len(scores)], f", row {row} of {count} {composer.sees}s"
             comparisons += trial.agree({"logits": found}, {"logits": scores}, note)
-            unlikely = [
-                (row, at) for at, one in enumerate(scores) if not likeliest(one, int(tokens[row, at]), 1, comparisons)
-            ]
-            if unlikely or not comparisons[-1].passed:
+            off = unlikely(trial, scores, tokens[row, : len(scores)], 1, comparisons)
+            if off or not comparisons[-1].passed:
                 at = first_apart(trial, found.split(1), scores.split(1))
                 apart.append(partial(_scoring, trial, inputs, row, at, whole, begin + at))
-            wrong += unlikely
+            wrong += [(row, at) for at in off]
     first = apart[0] if apart else None
     seen = observed(comparisons, wrong, "1, and each token the likeliest", "not the likeliest token: ", first)
     return replace(seen, evidence=kept)
@@ -242,14 +240,14 @@ def rows_generate_as_alone(
         ((_, text),) = texts(own, sequence, new, reading)
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
         agree({"logits": scores[row : row + 1].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
-        likeliest_of(expected, sequence[:, -new:], 1, tolerance, noise)
+        likeliest_of(expected, sequence[:, -new:], generation, tolerance, noise)
 
 
 def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
     """The outputs of another batch held against float64, with their own noise floor."""
     found = trial.run(inputs)
     true = {n: t for n, t in truth_of(trial.standing, inputs).outputs.items() if n in found or "attention" not in n}
-    floor = floor_outputs(trial.standing, inputs, getattr(torch, trial.target.dtype))
+    floor = floor_outputs(trial.rough(trial.standing), inputs, getattr(torch, trial.target.dtype))
     found, true, floor = (without_padding(each, inputs) for each in (found, true, floor))
     return compare_all(found, true, trial.tolerance, errors_between(floor, true, trial.tolerance))
 

@@ -77,7 +77,7 @@ class Stack:
     @cached_property
     def noise(self) -> Mapping[str, Errors]:
         """The noise floor of what the layers give for the batch."""
-        floor = floor_outputs(self.module, self.given, self.dtype)
+        floor = floor_outputs(self.trial.rough(self.module), self.given, self.dtype)
         return errors_between(floor, truth_of(self.module, self.given).outputs, self.trial.tolerance)
 
     def agree(self, actual: Tensor, expected: Tensor) -> list[Comparison]:

@@ -37,6 +37,7 @@ from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
 from proofbook.measure.memory import peak_mb, reset_peak
 from proofbook.runtimes import Refused, Runtime, Session, runtime_of
+from proofbook.runtimes.products import reading_tf32
 from proofbook.runtimes.quantised import holding, rounding_inputs
 from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, load_processor
 from proofbook.subject.tasks import task_named
@@ -256,8 +257,13 @@ class Trial:
     @cached_property
     def wider_noise(self) -> dict[str, Errors]:
         """The noise floor over several roundings of the weights: one alone may be small by luck."""
-        found = [errors_between(one, self.plain, self.tolerance) for one in self.rounded]
-        return largest_errors([self.noise, *found])
+        return largest_errors([self.noise, self.moved])
+
+    @cached_property
+    def moved(self) -> dict[str, Errors]:
+        """How far those roundings move each output in float64: what the model makes of rounding, in whatever way it is
+        computed."""
+        return largest_errors(errors_between(one, self.plain, self.tolerance) for one in self.rounded)
 
     @cached_property
     def goal(self) -> Goal:
@@ -319,7 +325,8 @@ class Trial:
         """Hold two executions on the target against each other that should give the same; both have every output named.
 
         Each rounds in its own way, so that the floor of the batch's outputs bounds what may lie between them: that of
-        one rounding or, where it does not, of several. The names are those of outputs or, with other shapes, of parts
+        one rounding or, where it does not, of several, which also raise the bound where they move truth itself further
+        than that. The names are those of outputs or, with other shapes, of parts
         of them.
 
         ``note`` follows their names; ``inputs`` are those of an execution that was not of the batch, whose own floor
@@ -331,7 +338,7 @@ class Trial:
             noise = self.wider_noise
             if inputs is not None:
                 noise = largest_errors([noise, self.noise_of(inputs)])
-            comparisons = compare_all(actual, expected, tolerance, noise)
+            comparisons = compare_all(actual, expected, tolerance, noise, self.moved)
         return [replace(one, name=f"{one.name}{note}", output=one.name) for one in comparisons]
 
     @cached_property
@@ -379,12 +386,15 @@ class Trial:
         return holding(self.called, {path: one.values() for path, one in held.items()}) if held else self.called
 
     def rough(self, module: nn.Module) -> nn.Module:
-        """A module that rounds the inputs of linear layers, where the target does so: what that changes is noise."""
+        """A module that rounds the inputs of linear layers, or factors of products, where the target does so: what that
+        changes is noise."""
+        if self.target.product_dtype:
+            return reading_tf32(module)
         return rounding_inputs(module, self.session.held()) if self.target.activation_dtype else module
 
     def in_dtype(self, dtype: str) -> "Trial":
         """The same checkpoint and inputs on the same device in another dtype."""
-        target = self.target.model_copy(update={"dtype": dtype})
+        target = self.target.model_copy(update={"dtype": dtype, "product_dtype": None})
         other = Trial(self.spec, target, self.weights, self.seed, self.tolerances, self.local)
         other.folder, other.encoded, other.rows, other.truths = self.folder, self.encoded, self.rows, self.truths
         return other

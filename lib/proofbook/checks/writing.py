@@ -56,8 +56,7 @@ class Written:
         return [
             (row, at)
             for row, count in enumerate(self.counts)
-            for at in range(count)
-            if not likeliest(self.forward[row, at], int(self.tokens[row, at]), among, bounds)
+            for at in unlikely(self.trial, self.forward[row, :count], self.tokens[row, :count], among, bounds)
         ]
 
     def executions(self, row: int, token: int) -> tuple[Execution, Execution]:
@@ -101,8 +100,14 @@ def generate(trial: Trial, inputs: Mapping[str, Any], how: Mapping[str, Any]) ->
     known = evidence_of_writing(trial, inputs, how)
     with evidence(**known), torch.no_grad(), _plain_configuration(trial), torch.random.fork_rng(devices=[]):
         torch.manual_seed(CALL_SEED)
-        placed = trial.session.place(inputs)
-        return trial.model.generate(**placed, **how, max_new_tokens=NEW, return_dict_in_generate=True)
+        placed, asked = trial.session.place(inputs), {**how, **_suppressed(trial)}
+        return trial.model.generate(**placed, **asked, max_new_tokens=NEW, return_dict_in_generate=True)
+
+
+def _suppressed(trial: Trial) -> dict[str, list[int]]:
+    """The tokens that a trained model never writes: those of pictures, for which there would be none to read."""
+    never = trial.decoder.placeholders
+    return {"suppress_tokens": sorted(never)} if never else {}
 
 
 class _Reached(Exception):
@@ -147,7 +152,7 @@ def evidence_of_writing(trial: Trial, inputs: Mapping[str, Any], how: Mapping[st
         "prompt": dict(inputs),
         "reading": trial.decoder.layout(inputs),
         "configuration": own,
-        "generation": {**asked, "max_new_tokens": NEW, "eos_token_id": None},
+        "generation": {**asked, **_suppressed(trial), "max_new_tokens": NEW, "eos_token_id": None},
     }
 
 
@@ -200,7 +205,7 @@ def _whole(decoder: Decoder, inputs: Mapping[str, Any], start: Tensor, tokens: T
 
 @contextmanager
 def _plain_configuration(trial: Trial) -> Iterator[None]:
-    """Generation by scores alone: no tokens forced or suppressed that the model's own configuration names."""
+    """Generation by scores alone: no tokens forced or suppressed because the model's own configuration says so."""
     own = trial.model.generation_config
     trial.model.generation_config = GenerationConfig(**_tokens_named(trial))
     try:
@@ -230,8 +235,15 @@ def count_of(tokens: Tensor, trial: Trial) -> int:
     return int(at[0]) + 1 if len(at) else len(tokens)
 
 
-def likeliest(scores: Tensor, token: int, among: int, bounds: list[Comparison]) -> bool:
-    """Whether a token is among the likeliest, those that lie within the error allowed of them included."""
+def unlikely(trial: Trial, scores: Tensor, tokens: Tensor, among: int, bounds: list[Comparison]) -> list[int]:
+    """Which of a row's tokens are not among the likeliest, those that lie within the error allowed of them included.
+
+    Args:
+        scores: tokens × vocabulary; those that stand for pictures don't count.
+        tokens: the ones written.
+    """
     margin = max((one.allowed.element for one in bounds if one.allowed), default=0.0)
-    least = scores.topk(among).values[-1]
-    return bool(scores[token] >= least - 2 * margin)
+    never = torch.tensor(sorted(trial.decoder.placeholders), dtype=torch.long)
+    scores = scores.index_fill(-1, never, -torch.inf)
+    least = scores.topk(among).values[:, -1] - 2 * margin
+    return [int(at) for at in (scores.gather(-1, tokens[:, None])[:, 0] < least).nonzero()]

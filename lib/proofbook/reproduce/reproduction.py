@@ -177,6 +177,7 @@ def _subject(trial: Trial) -> Subject:
         inputs=encoded.inputs if encoded else {},
         module=encoded.module if encoded else "",
         dtype=trial.target.dtype,
+        product_dtype=trial.target.product_dtype,
         device=torch_device(trial.target.device).type if loaded is not None else "cpu",
         tolerance=limits(trial.tolerance),
         seed=trial.seed,

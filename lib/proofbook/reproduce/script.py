@@ -41,6 +41,8 @@ class Subject:
     # the dotted path of the part that is called; empty for the model itself
     module: str
     dtype: str
+    # what a GPU reads the factors of products in, where it is not all of float32
+    product_dtype: str | None
     device: str
     tolerance: Mapping[str, float]
     seed: int
@@ -197,6 +199,11 @@ def _weights(subject: Subject, exact: bool) -> str:
         ]
     if subject.device != "cpu":
         lines.append(f'model = model.to("{subject.device}")')
+    if subject.device == "cuda":  # torch's own default is TF32 in convolutions and float32 in products of matrices
+        lines += [
+            f'torch.set_float32_matmul_precision("{"high" if subject.product_dtype else "highest"}")',
+            f"torch.backends.cudnn.allow_tf32 = {subject.product_dtype is not None}",
+        ]
     return "\n".join(lines)
 
 

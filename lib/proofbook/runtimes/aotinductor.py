@@ -15,6 +15,7 @@ from proofbook.runtimes.exporting import Program, quiet
 from proofbook.runtimes.graph import Graph, GraphRuntime
 from proofbook.runtimes.inductor import require_compiler
 from proofbook.runtimes.plain import through_aotinductor
+from proofbook.runtimes.products import compute_products
 from proofbook.runtimes.runtime import Proof, Tensors
 
 
@@ -42,6 +43,7 @@ class Package(Graph):
         self._folder = tempfile.TemporaryDirectory(prefix="proofbook-aoti-", ignore_cleanup_errors=True)
         path = str(Path(self._folder.name) / "model.pt2")
         prepare_machine()
+        compute_products(target.product_dtype)
         start = time.perf_counter()
         with torch.no_grad(), quiet(), compiling(self._folder.name), watched() as self._made:
             torch._inductor.aoti_compile_and_package(program.exported, package_path=path)

@@ -14,6 +14,7 @@ from proofbook.runtimes.devices import moved, require_device, synchronize
 from proofbook.runtimes.modes import OperatorMode
 from proofbook.runtimes.options import chosen
 from proofbook.runtimes.outputs import flatten
+from proofbook.runtimes.products import compute_products
 from proofbook.runtimes.quantised import Quantised, linear_layers, quantised
 from proofbook.runtimes.runtime import Fallback, Proof, Tensors
 
@@ -34,6 +35,7 @@ class EagerRuntime:
         """Move the model to the target's device; it is expected in the target's dtype."""
         device, kernel = require_device(target.device), chosen(target, {"attention": KERNELS}).get("attention")
         prefer(kernel)
+        compute_products(target.product_dtype)
         return EagerSession(model.to(device), device, getattr(torch, target.dtype), kernel)
 
 

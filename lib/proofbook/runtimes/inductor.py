@@ -20,6 +20,7 @@ from proofbook.runtimes.graph import ANOTHER_GRAPH, Walked
 from proofbook.runtimes.options import chosen
 from proofbook.runtimes.outputs import flatten
 from proofbook.runtimes.plain import through_inductor
+from proofbook.runtimes.products import compute_products
 from proofbook.runtimes.refusals import refused
 from proofbook.runtimes.runtime import Fallback, Proof, Refused, Tensors, Trace
 from proofbook.verdict import Blocked
@@ -56,6 +57,7 @@ class InductorRuntime:
         """Compile for the sizes of the examples, by calling it with each."""
         from torch._inductor import list_mode_options
 
+        compute_products(target.product_dtype)
         options = chosen(target, {"mode": list(list_mode_options()), "dynamic": [True, False]})
         return InductorSession(model.to(require_device(target.device)), examples, target, **options)
 
