@@ -34,8 +34,6 @@ def llama() -> Trial:
         ("rows-leak", "owlvit", "batch-matches-single"),
         # whose own code gives a table of positions no gradient
         ("gradient-detached", "marian", "gradients-by-difference"),
-        # whose encoder, before the codes, gets no gradient at all
-        ("gradient-detached", "encodec", "gradients-by-difference"),
         # whose decoder reads no tokens
         ("causal-mask-dropped", "speecht5", "causal-states"),
     ],
