@@ -124,6 +124,13 @@ def test_many_entries_of_a_codebook_are_used(seed: int) -> None:
         assert level.unique().numel() > 30
 
 
+def test_a_last_layer_behind_rectifiers_is_not_shut() -> None:
+    for seed in range(17, 20):
+        trial = Trial(MODELS["depth-anything"], CATALOG.target("cpu"), Weights.TINY, seed, CATALOG.tolerances)
+        depth = trial.outputs["predicted_depth"]
+        assert 0.02 < float((depth > 0).double().mean()) < 0.98
+
+
 def test_gates_and_layer_scales_are_open() -> None:
     assert built("mllama").state_dict()["model.language_model.layers.1.cross_attn_attn_gate"].abs().min() > 0.1
     scales = [p for name, p in built("beit").named_parameters() if "lambda" in name]

@@ -157,6 +157,9 @@ def _drawn(place: _Place, gain: float, generator: torch.Generator) -> Tensor:
         return drawn
     if attribute in ("original0", "weight_g"):  # the norms of a weight-normalised convolution
         return _norms(place) * gain * (1 + JITTER * noise)
+    if isinstance(place.whole, _Convolution) and place.whole.out_channels == 1:
+        # what a rectifier gives has a mean, which most kernels carry on: it might shut the next one for good
+        noise -= noise.mean()
     if start.ndim >= 2 and (isinstance(place.whole, _LAYERS) or _is_unstructured(start)):
         return noise * (gain / math.sqrt(_fan_in(place.whole, start)) if _is_matrix(place) else TOKEN)
     if start.squeeze().ndim <= 1 and start.abs().max() < 0.05:
