@@ -111,3 +111,18 @@ def test_rounding_moves_what_is_amplified_further_than_what_is_not() -> None:
     assert not torch.equal(rounded[0]["plain"], rounded[1]["plain"])
     further = next(rounded_truths(model, inputs, torch.float32, first=2))
     assert torch.equal(further["plain"], rounded[2]["plain"])
+
+
+def test_a_loss_of_nearly_nothing_rounds_as_the_sum_that_is_subtracted() -> None:
+    class Sure(nn.Linear):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": -super().forward(x).log_softmax(-1)[0, 0]}
+
+    sure, inputs = Sure(8, 4), {"x": torch.ones(1, 8)}
+    with torch.no_grad():
+        sure.weight.zero_()
+        sure.bias.copy_(torch.tensor([12.0, 0.0, 0.0, 0.0]))
+    loss = truth_of(sure, inputs).outputs["loss"]
+    moved = [abs(float(one["loss"] - loss)) for one in islice(rounded_truths(sure, inputs, torch.float32), 4)]
+    assert loss < 1e-4
+    assert 1e-7 < max(moved) < 1e-6
