@@ -37,11 +37,14 @@ def test_an_error_of_the_floors_size_passes_and_ten_times_it_fails(truth: torch.
     assert not compare("x", noisy(truth, 1e-4), truth, FLOAT32, floor_of(floor, truth)).passed
 
 
-def test_a_floor_that_is_suspect_counts_as_far_as_rounding_moves_truth(truth: torch.Tensor) -> None:
-    floor, found = floor_of(noisy(truth, 1e-3), truth), noisy(truth, -1e-4)
-    assert not compare("x", found, truth, FLOAT32, floor).passed
-    assert compare("x", found, truth, FLOAT32, floor, moved=floor_of(noisy(truth, 1e-4), truth)).passed
-    assert not compare("x", noisy(truth, 1e-3), truth, FLOAT32, floor, floor_of(noisy(truth, 1e-4), truth)).passed
+def test_a_floor_beyond_its_cap_counts_where_rounding_moves_truth_nearly_so_far(truth: torch.Tensor) -> None:
+    def judged(moved: float) -> bool:
+        floor, by_rounding = (floor_of(noisy(truth, size), truth) for size in (1e-3, moved))
+        return compare("x", noisy(truth, -5e-5), truth, FLOAT32, floor, by_rounding).passed
+
+    assert not judged(0.0)
+    assert judged(2e-5)
+    assert not judged(1e-4), "that much it decides, which is told"
 
 
 def test_a_part_rounds_as_the_whole_of_which_it_is(truth: torch.Tensor) -> None:

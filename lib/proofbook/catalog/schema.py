@@ -284,8 +284,8 @@ class Tolerance(Entry):
     sign), ``scale`` the RMS of the true output (of all of it, where a part is
     judged), and ``floor`` the error of eager attention in the same dtype on the CPU, the error allowed is
     ``clip(multiple * floor, smallest * eps * scale * m, largest * eps * scale * m * c)``, for the RMSE, the worst row
-    and the worst element each by its own floor; or more than the last, where rounding alone moves float64 truth so far:
-    ``multiple`` times that. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
+    and the worst element each by its own floor; more than the last, up to ``multiple`` times what rounding alone moves
+    float64 truth, where that is less than the last. ``m`` is 1 for the RMSE, and ``sqrt(2 ln n)`` for the worst of n
     rows or elements: about where the largest of n normal errors of that size lies (extreme value theory). ``c`` is
     ``1000 ** (1 / n)`` for n elements, as the scale of few may be small by chance; it is 1 for many.
     """

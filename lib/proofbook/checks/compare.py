@@ -204,7 +204,9 @@ def _allowed(
     def bound(error: float, by_rounding: float, draws: int) -> float:
         unit = tolerance.eps * scale * _expected_maximum(draws)
         low, high = tolerance.smallest * unit, tolerance.largest * unit * _scale_by_chance(truth.numel())
-        return min(max(tolerance.multiple * error, low), max(high, tolerance.multiple * by_rounding))
+        # what rounding moves further still it decides: see `conditioning.py`
+        cap = max(high, tolerance.multiple * by_rounding) if by_rounding <= high else high
+        return min(max(tolerance.multiple * error, low), cap)
 
     none = (0.0, 0.0, 0.0)
     floors, rounded = (_three(one) if one else none for one in (floor, moved))

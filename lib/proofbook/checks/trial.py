@@ -325,8 +325,8 @@ class Trial:
         """Hold two executions on the target against each other that should give the same; both have every output named.
 
         Each rounds in its own way, so that the floor of the batch's outputs bounds what may lie between them: that of
-        one rounding or, where it does not, of several, which also raise the bound where they move truth itself further
-        than that. The names are those of outputs or, with other shapes, of parts
+        one rounding or, where it does not, of several, which also raise the bound where they move truth itself nearly
+        that far. The names are those of outputs or, with other shapes, of parts
         of them.
 
         ``note`` follows their names; ``inputs`` are those of an execution that was not of the batch, whose own floor
