@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -155,4 +156,13 @@ def _embedded(media: str, data: bytes, text: str) -> Html:
 
 
 def _cell(cell: object) -> str:
-    return cell.html if isinstance(cell, Html) else escape(cell)
+    return cell.html if isinstance(cell, Html) else _LONG.sub(_breakable, escape(cell))
+
+
+# words, as addresses are, that would widen a column beyond the page
+_LONG = re.compile(r"\S{40,}")
+
+
+def _breakable(word: re.Match[str]) -> str:
+    """The word with places where it may be broken: behind its slashes, dots and underscores."""
+    return re.sub(r"(?<=[/._])(?=\w)", "<wbr>", word[0])
