@@ -2,10 +2,10 @@
 
     python benchmarks/floor.py [--model bert gpt2 vit …] [--target cpu] [--jobs N]
 
-The loop is one process with one thread that imports what it needs and asks every check about each model in turn. The
-batch is `proofbook run` of the same models, ``--jobs`` at a time, its plan, displays, timings and ledger included, the
-report not. Neither finds truth that was computed before. The loop runs twice, before and after the batch, so that a
-machine that gets busy slows both; its time is the mean.
+The loop is one process with one thread that imports what it needs, asks every check about each model in turn, and
+times it as its notebook does. The batch is `proofbook run` of the same models, ``--jobs`` at a time, its plan, displays
+and ledger included, the report not. Neither finds truth that was computed before. The loop runs twice, before and after
+the batch, so that a machine that gets busy slows both; its time is the mean.
 
 Prints seconds and ends with one line of JSON: ``ratio`` is the batch's wall time times its jobs by the time of the
 loop, ``cells_ratio`` the time that the batch spent in cells by that of the loop: the rest is kernels and scheduling.
@@ -27,12 +27,14 @@ import torch, transformers
 from proofbook.catalog import Weights, load_catalog
 from proofbook.checks.registry import examine, registered
 from proofbook.checks.trial import Trial
+from proofbook.workbook.timings import measure
 warnings.simplefilter("ignore")
 transformers.logging.set_verbosity_error()
 catalog, (target, *models) = load_catalog(), sys.argv[1:]
 for name in models:
     trial = Trial(catalog.model(name), catalog.target(target), Weights.TINY, 0, catalog.tolerances)
     print(name, [str(examine(check, trial).verdict) for check in registered()])
+    measure(trial)
 """
 BATCH = "from proofbook.cli import main; main()"
 MODELS = ("bert", "distilbert", "gpt2", "llama", "opt", "t5", "vit", "resnet", "clip", "wav2vec2", "qwen2", "bart")
