@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.decoding import Decoder
 from proofbook.checks.localise import Execution
-from proofbook.checks.plain import agree, call, rounding
+from proofbook.checks.plain import agree, before_changes, call, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import copies, rows_of
@@ -63,9 +63,8 @@ def a_token_moves_nothing_before_it(
     for name in implementations:
         whole.set_attn_implementation(name)
         scores = call(whole, changed, dtype)["logits"]
-        before = torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
-        expected = scores[:1].expand_as(scores[1:])
-        agree({"logits": torch.where(before[..., None], scores[1:], expected)}, {"logits": expected}, tolerance, noise)
+        kept, expected = before_changes(scores, places)
+        agree({"logits": kept}, {"logits": expected}, tolerance, noise)
 
 
 def plain_copies(decoder: Decoder, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,9 +123,7 @@ def _implementations(trial: Trial) -> Iterator[tuple[str, torch.nn.Module]]:
 
 def _before(trial: Trial, scores: Tensor, places: list[int], implementation: str) -> list[Comparison]:
     """Each copy's scores before its changed token, held against those of the row unchanged."""
-    expected = scores[:1].expand_as(scores[1:])
-    before = _earlier(scores, places)
-    actual = torch.where(before[..., None], scores[1:], expected)
+    actual, expected = before_changes(scores, places)
     return trial.agree({"logits": actual}, {"logits": expected}, f" before the token, {implementation}")
 
 

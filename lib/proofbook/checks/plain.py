@@ -123,6 +123,18 @@ def norms(error: Tensor) -> tuple[float, float, float]:
     return float(squares.mean().sqrt()), float(squares.mean(-1).max().sqrt()), float(rows.abs().max())
 
 
+def before_changes(found: Tensor, places: list[int]) -> tuple[Tensor, Tensor]:
+    """What copies give before the place that is changed in each, and what the row unchanged gives there.
+
+    Args:
+        found: the row unchanged, then its copies: rows × length × width.
+        places: of each copy, which of its length is changed.
+    """
+    expected = found[:1].expand_as(found[1:])
+    before = torch.arange(found.shape[1]) < torch.tensor(places)[:, None]
+    return torch.where(before[..., None], found[1:], expected), expected
+
+
 def same(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Assert that tensors are the same bit for bit; NaN equals NaN."""
     for name, wanted in expected.items():

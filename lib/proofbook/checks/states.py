@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from proofbook.checks.compare import Comparison, Errors, compare, compare_all, errors_between
-from proofbook.checks.plain import agree, call, placed, rounding
+from proofbook.checks.plain import agree, before_changes, call, placed, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
@@ -123,8 +123,7 @@ def causal_states(trial: Trial) -> Observation:
     stack = Stack.of(trial)
     changed, places = changed_states(stack.given, stack.states)
     found = call(stack.module, changed, stack.dtype)[OUTPUT]
-    expected, before = found[:1].expand_as(found[1:]), torch.arange(stack.length) < torch.tensor(places)[:, None]
-    comparisons = stack.agree(torch.where(before[..., None], found[1:], expected), expected)
+    comparisons = stack.agree(*before_changes(found, places))
     idle = [
         place
         for number, place in enumerate(places, 1)
@@ -148,8 +147,7 @@ def a_state_moves_nothing_before_it(
     layers = whole.get_submodule(path)
     changed, places = changed_states(given, states)
     found = call(layers, changed, dtype)[OUTPUT]
-    expected, before = found[:1].expand_as(found[1:]), torch.arange(found.shape[1]) < torch.tensor(places)[:, None]
-    kept = torch.where(before[..., None], found[1:], expected)
+    kept, expected = before_changes(found, places)
     agree({OUTPUT: kept}, {OUTPUT: expected}, tolerance, rounding(layers, changed, dtype))
 
 
