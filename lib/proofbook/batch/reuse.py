@@ -69,7 +69,7 @@ class Keys:
         That is so with other than tiny weights, whose folder or repository may have changed, and where a package is
         installed from sources that can be edited.
         """
-        if case.weights is not Weights.TINY or editable():
+        if not _is_told(case):
             return ""
         with self._lock:
             if case not in self._made:
@@ -79,7 +79,7 @@ class Keys:
     def ask_ahead(self, case: PlannedCase) -> None:
         """Have asked, while a case runs, what its key will need to know of the machine."""
         target = self._catalog.targets.get(case.target)
-        if target and target.runtime != "eager":
+        if _is_told(case) and target and target.runtime != "eager":
             threading.Thread(target=_ask, name="machine", daemon=True).start()
 
     def hold(self) -> bool:
@@ -160,6 +160,11 @@ def _keys_in(run: Path, damaged: list[str]) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(metadata, dict) and (key := execution_of(metadata).key):
             yield key, path.relative_to(run).as_posix()
+
+
+def _is_told(case: PlannedCase) -> bool:
+    """Whether names and versions tell what a case depends on."""
+    return case.weights is Weights.TINY and not editable()
 
 
 def _ask() -> None:

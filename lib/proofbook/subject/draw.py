@@ -157,7 +157,7 @@ def _drawn(place: _Place, gain: float, generator: torch.Generator) -> Tensor:
         return drawn
     if attribute in ("original0", "weight_g"):  # the norms of a weight-normalised convolution
         return _norms(place) * gain * (1 + JITTER * noise)
-    if isinstance(place.whole, _Convolution) and place.whole.out_channels == 1:
+    if isinstance(place.whole, _Convolution) and place.whole.out_channels == 1 and start.numel() > 1:
         # what a rectifier gives has a mean, which most kernels carry on: it might shut the next one for good
         noise -= noise.mean()
     if start.ndim >= 2 and (isinstance(place.whole, _LAYERS) or _is_unstructured(start)):
