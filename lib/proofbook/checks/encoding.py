@@ -114,6 +114,8 @@ def packed_rows(trial: Trial) -> Observation:
     alone = [trial.run(row) for row in rows]
     lengths = [stream.length(row) for row in rows]
     blocks = torch.block_diag(*(torch.ones(length, length) for length in lengths)) > 0
+    if getattr(trial.config, "is_decoder", False):
+        blocks = blocks.tril()
     mask = torch.zeros(blocks.shape).masked_fill(~blocks, torch.finfo(getattr(torch, trial.target.dtype)).min)
     packed = {name: torch.cat([row[name] for row in rows], dim=1) for name in rows[0]}
     packed |= {"attention_mask": mask[None, None], "position_ids": torch.cat(starts, dim=1)}
