@@ -3,16 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from proofbook.checks.compare import Comparison, Errors, compare_all, errors_between, largest_errors
+from proofbook.checks.compare import Comparison, Errors, compare_all, largest_errors
 from proofbook.checks.hidden import without_padding
-from proofbook.checks.trial import ROUNDINGS, Trial
-from proofbook.checks.truth import floor_outputs, rounded_truths, truth_of
+from proofbook.checks.trial import Trial
+from proofbook.checks.truth import truth_of
 
 
 def against_truth(
@@ -31,23 +29,26 @@ def against_truth(
         The comparisons, their names followed by ``note``, and the outputs on the target. What rounding alone moves
         beyond any error allowed, in float64 arithmetic as well, says nothing of an execution and is left out.
     """
-    dtype = getattr(torch, trial.target.dtype)
     outputs = trial.run_module(module, inputs)
     module = trial.standing if module is trial.called else module
-    rough = trial.rough(module)
-    truth, floor = truth_of(module, inputs), floor_outputs(rough, inputs, dtype)
+    truth = truth_of(module, inputs)
+    floor = trial.floor_of(module, inputs, truth)
     true = {name: tensor for name, tensor in truth.outputs.items() if name in outputs or "attention" not in name}
-    seen, true, floor = (without_padding(one, inputs) for one in (outputs, true, floor))
-    noise = errors_between(floor, true, trial.tolerance)
+    seen, true = (without_padding(one, inputs) for one in (outputs, true))
+    noise = dict(floor.errors)
     for name, other in (known or {}).items():
         if name in noise and other.element > noise[name].element:
             noise[name] = other
     comparisons = compare_all(seen, true, trial.tolerance, noise)
     if truth.exact and any(not one.passed and math.isfinite(one.ratio) for one in comparisons):
         # the floor of one rounding may be small by luck
-        ways = [without_padding(one, inputs) for one in islice(rounded_truths(rough, inputs, dtype), ROUNDINGS)]
-        noise = largest_errors([noise, *(errors_between(one, true, trial.tolerance) for one in ways)])
-        loose = {one.name for way in ways for one in compare_all(way, true, trial.tolerance, noise) if not one.passed}
-        comparisons = compare_all(seen, true, trial.tolerance, noise)
+        noise = largest_errors([noise, floor.wider])
+        loose = {
+            one.name
+            for way in floor.rounded
+            for one in compare_all(way, floor.plain, trial.tolerance, noise)
+            if not one.passed
+        }
+        comparisons = compare_all(seen, true, trial.tolerance, noise, floor.moved)
         comparisons = [one for one in comparisons if one.name not in loose]
     return [replace(one, name=f"{one.name}{note}") for one in comparisons], outputs

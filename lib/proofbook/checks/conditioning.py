@@ -40,12 +40,12 @@ def undetermined(trial: Trial, names: Collection[str]) -> set[str]:
 
     Where a single choice is close, few roundings make the other one: more are drawn while some output seems settled.
     """
-    settled = {name: one for name, one in trial.plain.items() if name in names}
-    for moved in islice(chain(trial.rounded, trial.rounded_further()), DRAWS):
+    settled = {name: one for name, one in trial.floor.plain.items() if name in names}
+    for moved in islice(chain(trial.floor.rounded, trial.floor.rounded_further()), DRAWS):
         there = {name: moved[name] for name in settled if name in moved}
-        for one in compare_all(there, settled, trial.tolerance, trial.wider_noise):
+        for one in compare_all(there, settled, trial.tolerance, trial.floor.wider):
             if not one.passed:
                 del settled[one.name]
         if not settled:
             break
-    return {name for name in trial.plain if name in names} - settled.keys()
+    return {name for name in trial.floor.plain if name in names} - settled.keys()

@@ -13,7 +13,7 @@ from torch import nn
 from proofbook.checks.accuracy import near_float64
 from proofbook.checks.attention import Call, watched
 from proofbook.checks.causality import changed_copies
-from proofbook.checks.compare import compare, differing, errors_between
+from proofbook.checks.compare import compare, differing
 from proofbook.checks.decoding import Decoder
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, moved, rounding
@@ -21,7 +21,7 @@ from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
-from proofbook.checks.truth import CALL_SEED, computing_in, floor_outputs, in_dtype, reference_model
+from proofbook.checks.truth import CALL_SEED, computing_in, in_dtype, reference_model
 from proofbook.checks.weights import Weights, attended
 from proofbook.compat import AttentionInterface
 from proofbook.runtimes.outputs import flatten
@@ -157,8 +157,7 @@ def beyond_trained_length(trial: Trial) -> Observation:
         for name in judged
     ]
     if not all(one.passed for one in comparisons):  # angles of rotary positions round the more the farther they are
-        floor = floor_outputs(trial.rough(trial.model), inputs, getattr(torch, trial.target.dtype))
-        noise = errors_between(floor, expected, trial.tolerance)
+        noise = trial.floor_of(trial.model, inputs).errors
         comparisons = [
             compare(f"{name} of {length} tokens", actual[name], expected[name], trial.tolerance, noise.get(name))
             for name in judged

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
-from proofbook.checks.compare import Comparison, compare, compare_all, errors_between
+from proofbook.checks.against import against_truth
+from proofbook.checks.compare import Comparison, compare
 from proofbook.checks.composing import Composer, other, shown
 from proofbook.checks.generation import observed
-from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, call, eager, moved, rounding
 from proofbook.checks.plain_decoding import generated, likeliest_of, texts
@@ -22,7 +22,6 @@ from proofbook.checks.registry import Executions, NotApplicable, Observation, ch
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.streams import Stream
 from proofbook.checks.trial import Trial
-from proofbook.checks.truth import floor_outputs, truth_of
 from proofbook.checks.writing import count_of, evidence_of_writing, generate, generating, unlikely
 from proofbook.subject.tasks.task import Row
 
@@ -47,7 +46,7 @@ def text_alone(trial: Trial) -> Observation:
         trial.run(inputs)
     except ValueError as refusal:
         raise NotApplicable(f"refused: {refusal}") from refusal
-    return Observation.of(_beside_truth(trial, inputs), "1 in each output")
+    return Observation.of(against_truth(trial, trial.called, inputs)[0], "1 in each output")
 
 
 @check(graphs=True)
@@ -56,7 +55,9 @@ def several_pictures(trial: Trial) -> Observation:
     composer = _of_pictures(trial)
     rows = [composer.row(row, 2) for row in range(len(trial.rows))]
     inputs = composer.encode(rows)
-    found = Observation.of(_beside_truth(trial, inputs), "1 in each output, another answer when reversed")
+    found = Observation.of(
+        against_truth(trial, trial.called, inputs)[0], "1 in each output, another answer when reversed"
+    )
     reversed_ = composer.encode([Row(text=row.text, images=row.images[::-1]) for row in rows])
     pairs = zip(composer.scores(inputs), composer.scores(reversed_), strict=True)
     same = [f"row {at}" for at, (one, two) in enumerate(pairs) if not _moved(trial, one, two)]
@@ -241,15 +242,6 @@ def rows_generate_as_alone(
         expected, noise = call(model, text, dtype)["logits"][:, -new:], rounding(model, text, dtype)
         agree({"logits": scores[row : row + 1].to(expected.dtype)}, {"logits": expected}, tolerance, noise)
         likeliest_of(expected, sequence[:, -new:], generation, tolerance, noise)
-
-
-def _beside_truth(trial: Trial, inputs: Mapping[str, Any]) -> list[Comparison]:
-    """The outputs of another batch held against float64, with their own noise floor."""
-    found = trial.run(inputs)
-    true = {n: t for n, t in truth_of(trial.standing, inputs).outputs.items() if n in found or "attention" not in n}
-    floor = floor_outputs(trial.rough(trial.standing), inputs, getattr(torch, trial.target.dtype))
-    found, true, floor = (without_padding(each, inputs) for each in (found, true, floor))
-    return compare_all(found, true, trial.tolerance, errors_between(floor, true, trial.tolerance))
 
 
 def _of_pictures(trial: Trial) -> Composer:

@@ -100,7 +100,7 @@ def parameters_matter(trial: Trial) -> Observation:
         raise NotApplicable("the weights are those of every other target; asked in float32, where steps show best")
     model = reference_model(trial.model, torch.float32)
     part = model.get_submodule(trial.encoded.module)
-    measure = Measure(trial.floor, trial.noise, trial.tolerance)
+    measure = Measure(trial.floor.outputs, trial.noise, trial.tolerance)
     found = parameter_influence(model, part, trial.inputs, measure, trial.tolerance.signal)
     # a shift that is the same for all that are compared or centred next: of keys before softmax, before a norm
     cancelled = [name for name, share in found.weak.items() if share < NOTHING and name.endswith("bias")]

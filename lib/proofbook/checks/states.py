@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from proofbook.checks.compare import Comparison, Errors, compare, compare_all, errors_between
+from proofbook.checks.compare import Comparison, Errors, compare, compare_all
 from proofbook.checks.plain import agree, before_changes, call, placed, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
-from proofbook.checks.truth import floor_outputs, truth_of
 
 # arguments that hold states: rows × length × width
 _STATES = ("inputs_embeds", "hidden_states")
@@ -77,8 +76,7 @@ class Stack:
     @cached_property
     def noise(self) -> Mapping[str, Errors]:
         """The noise floor of what the layers give for the batch."""
-        floor = floor_outputs(self.trial.rough(self.module), self.given, self.dtype)
-        return errors_between(floor, truth_of(self.module, self.given).outputs, self.trial.tolerance)
+        return self.trial.floor_of(self.module, self.given).errors
 
     def agree(self, actual: Tensor, expected: Tensor) -> list[Comparison]:
         """Two executions that should give the same held against each other."""

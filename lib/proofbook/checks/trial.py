@@ -5,10 +5,9 @@ import inspect
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,14 @@ from torch import nn
 from torch.utils._pytree import tree_flatten_with_path
 
 from proofbook.catalog import Model, Target, Tolerance, Weights
-from proofbook.checks.compare import Comparison, Errors, compare_all, differing, errors_between, largest_errors
+from proofbook.checks.compare import Comparison, Errors, compare_all, differing, largest_errors
 from proofbook.checks.decoding import Decoder
+from proofbook.checks.floor import Floor
 from proofbook.checks.goal import Goal, Gradients
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.localise import Execution
 from proofbook.checks.registry import NotApplicable
-from proofbook.checks.truth import (
-    CALL_SEED,
-    Truth,
-    floor_outputs,
-    reference_model,
-    rounded_truths,
-    run_reference,
-    truth_of,
-)
+from proofbook.checks.truth import CALL_SEED, Truth, reference_model, truth_of
 from proofbook.checks.truths import Truths
 from proofbook.compat import PreTrainedConfig
 from proofbook.measure.latency import Latency, time_calls
@@ -43,8 +35,6 @@ from proofbook.subject.checkpoint import Loaded, checkpoint_folder, load_model, 
 from proofbook.subject.tasks import task_named
 from proofbook.subject.tasks.task import Encoded, Row, Subject, Task
 
-# in how many ways weights are rounded for a noise floor
-ROUNDINGS = 3
 # seconds spent on timed calls at most
 TIMING_BUDGET_S = 1.0
 
@@ -220,50 +210,19 @@ class Trial:
         return (self.truths.truth_of if self.truths else truth_of)(self.standing, self.inputs)
 
     @cached_property
-    def floor(self) -> dict[str, torch.Tensor]:
-        """The outputs of eager attention in the target's dtype on the CPU."""
-        return floor_outputs(self.rough(self.standing), self.inputs, getattr(torch, self.target.dtype))
+    def floor(self) -> Floor:
+        """What rounding does to the batch."""
+        return self.floor_of(self.standing, self.inputs, self.truth)
 
-    @cached_property
+    def floor_of(self, module: nn.Module, inputs: Mapping[str, Any], truth: Truth | None = None) -> Floor:
+        """What rounding does to another execution than the batch's, whose truth is computed unless it is at hand."""
+        true = (truth or truth_of(module, inputs)).outputs
+        return Floor(self.rough(module), inputs, true, getattr(torch, self.target.dtype), self.tolerance)
+
+    @property
     def noise(self) -> dict[str, Errors]:
-        """The noise floor: how far each floating output of ``floor`` lies from truth, padded positions left out."""
-        floor, truth = (without_padding(each, self.inputs) for each in (self.floor, self.truth.outputs))
-        return errors_between(floor, truth, self.tolerance)
-
-    def noise_of(self, inputs: Mapping[str, Any]) -> dict[str, Errors]:
-        """The noise floor of another execution than the batch's."""
-        dtype = getattr(torch, self.target.dtype)
-        outputs = floor_outputs(self.rough(self.standing), inputs, dtype), truth_of(self.standing, inputs).outputs
-        floor, truth = (without_padding(each, inputs) for each in outputs)
-        return errors_between(floor, truth, self.tolerance)
-
-    @cached_property
-    def plain(self) -> dict[str, torch.Tensor]:
-        """The outputs in float64 of the model as it is now: what is wrong with it, if anything, is in them as well."""
-        reference = reference_model(self.rough(self.standing), torch.float64)
-        return without_padding(run_reference(reference, self.inputs, torch.float64), self.inputs)
-
-    @cached_property
-    def rounded(self) -> list[dict[str, torch.Tensor]]:
-        """Those outputs with weights and values rounded in some ways."""
-        return list(islice(self.rounded_further(0), ROUNDINGS))
-
-    def rounded_further(self, first: int = ROUNDINGS) -> Iterator[dict[str, torch.Tensor]]:
-        """The same in other ways, as many as are asked for."""
-        model, dtype = self.rough(self.standing), getattr(torch, self.target.dtype)
-        found = rounded_truths(model, self.inputs, dtype, first)
-        return (without_padding(one, self.inputs) for one in found)
-
-    @cached_property
-    def wider_noise(self) -> dict[str, Errors]:
-        """The noise floor over several roundings of the weights: one alone may be small by luck."""
-        return largest_errors([self.noise, self.moved])
-
-    @cached_property
-    def moved(self) -> dict[str, Errors]:
-        """How far those roundings move each output in float64: what the model makes of rounding, in whatever way it is
-        computed."""
-        return largest_errors(errors_between(one, self.plain, self.tolerance) for one in self.rounded)
+        """The noise floor of the batch."""
+        return self.floor.errors
 
     @cached_property
     def goal(self) -> Goal:
@@ -335,10 +294,10 @@ class Trial:
         tolerance = tolerance or self.tolerance.of_two
         comparisons = compare_all(actual, expected, tolerance, self.noise)
         if self.truth.exact and any(not one.passed and math.isfinite(one.ratio) for one in comparisons):
-            noise = self.wider_noise
+            noise = self.floor.wider
             if inputs is not None:
-                noise = largest_errors([noise, self.noise_of(inputs)])
-            comparisons = compare_all(actual, expected, tolerance, noise, self.moved)
+                noise = largest_errors([noise, self.floor_of(self.standing, inputs).errors])
+            comparisons = compare_all(actual, expected, tolerance, noise, self.floor.moved)
         return [replace(one, name=f"{one.name}{note}", output=one.name) for one in comparisons]
 
     @cached_property
