@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proofbook.batch.plan import make_plan
 from proofbook.batch.variants import Extent, variants_for
-from proofbook.catalog import load_catalog
+from proofbook.catalog import Switched, load_catalog
 from proofbook.subject.shrink import tiny_config
 from proofbook.subject.variants import MOST, parsed, switches, variants_of, with_variant, written
 
@@ -54,6 +54,42 @@ def test_a_variant_keeps_what_the_entry_says() -> None:
     first = name.split(".")[0]
     assert changed[first] != plain[first]
     assert {key for key in plain if plain[key] != changed[key]} == {first}
+
+
+def entered(when: dict[str, object], **more: object) -> Switched:
+    fault = {"check": "heads", "reason": "a reason of some length", "issue": "https://e.org", "expires": "2099-01-01"}
+    return Switched.model_validate({"name": "some", "when": when, "known_faults": [fault], **more})
+
+
+@pytest.mark.parametrize(
+    ("when", "types", "variant", "holds"),
+    [
+        ({"rope_parameters.rope_type": "yarn"}, [], 'rope_parameters={"factor": 2.0, "rope_type": "yarn"}', True),
+        ({"rope_type": "yarn"}, ["llama"], 'text_config.rope_parameters={"rope_type": "yarn"}', True),
+        ({"rope_type": "yarn"}, ["llama"], 'rope_parameters={"rope_type": "linear"}', False),
+        ({"type": "yarn"}, [], 'rope_parameters={"rope_type": "yarn"}', False),
+        ({"attention_bias": True, "mlp_bias": True}, [], "attention_bias=true", False),
+        ({"attention_bias": True}, ["bert"], "attention_bias=true", False),
+        ({"attention_bias": True}, [], "", False),
+    ],
+)
+def test_what_shows_in_variants_holds_where_all_its_switches_do(
+    when: dict[str, object], types: list[str], variant: str, holds: bool
+) -> None:
+    spec = with_variant(CATALOG.model("llama"), variant, [entered(when, types=types, idle={"bias": "a good reason"})])
+    assert ("a reason of some length" in {fault.reason for fault in spec.known_faults}) is holds
+    assert ("bias" in spec.idle) is holds
+
+
+def test_a_switch_may_hide_what_the_entry_knows_of() -> None:
+    spec = CATALOG.model("marian")
+    assert {fault.shows for fault in spec.known_faults} == {"always"}
+    assert {fault.shows for fault in with_variant(spec, "scale_embedding=false").known_faults} == {"sometimes"}
+
+
+def test_what_shows_in_variants_is_of_types_that_transformers_has() -> None:
+    types = {model.model_type for model in CATALOG.models.values()}
+    assert {kind for one in CATALOG.switched for kind in one.types} <= types
 
 
 @given(

@@ -1,7 +1,7 @@
 """What can be validated: models, targets, suites and tolerances, read from ``params/``."""
 
 from proofbook.catalog.catalog import Catalog, UnknownName, load_catalog
-from proofbook.catalog.schema import Category, KnownFault, Model, Suite, Target, Timings, Tolerance, Weights
+from proofbook.catalog.schema import Category, KnownFault, Model, Suite, Switched, Target, Timings, Tolerance, Weights
 
 __all__ = [
     "Catalog",
@@ -9,6 +9,7 @@ __all__ = [
     "KnownFault",
     "Model",
     "Suite",
+    "Switched",
     "Target",
     "Timings",
     "Tolerance",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from proofbook.catalog.schema import Category, DerivedException, Entry, Model, Suite, Target, Tolerance
+from proofbook.catalog.schema import Category, DerivedException, Entry, Model, Suite, Switched, Target, Tolerance
 from proofbook.paths import params_dir
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ class Catalog:
     tolerances: Mapping[str, Tolerance]
     # by model type, of entries that discovery derives
     exceptions: Mapping[str, DerivedException] = field(default_factory=dict)
+    # what shows only in variants
+    switched: tuple[Switched, ...] = ()
 
     def model(self, name: str) -> Model:
         """The model of that name: an entry of ``params/models/``, else one that discovery derives, named by its type.
@@ -120,7 +122,8 @@ def _load(folder: Path, stamp: tuple[object, ...]) -> Catalog:
                 )
     tolerances = _entries(folder / "tolerances.yaml", "tolerances", Tolerance, key="dtype")
     exceptions = _entries(folder / "exceptions.yaml", "exceptions", DerivedException, key="model_type")
-    return Catalog(models, targets, suites, tolerances, exceptions)
+    switched = _entries(folder / "variants.yaml", "variants", Switched)
+    return Catalog(models, targets, suites, tolerances, exceptions, tuple(switched.values()))
 
 
 def _named(kind: str, name: str, table: Mapping[str, T]) -> T:

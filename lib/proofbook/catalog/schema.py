@@ -202,6 +202,27 @@ class Model(Entry):
     known_faults: KnownFaults = ()
 
 
+class Switched(Entry):
+    """What shows only in variants: where a switch of the configuration is not set as in the model's entry.
+
+    ``when`` gives values by dotted name, of the configuration or of any part of it: it holds of a variant that sets all
+    of them so. ``idle`` and ``known_faults`` are then as an entry's.
+    """
+
+    name: Name
+    when: dict[str, Any] = Field(min_length=1)
+    # model types that have it; all of them where none is named
+    types: tuple[str, ...] = ()
+    idle: Idles = {}
+    known_faults: KnownFaults = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.idle or self.known_faults):
+            raise ValueError("what shows in variants needs one of: idle, known_faults")
+        return self
+
+
 class Target(Entry):
     """A hardware target: device × runtime × dtype, and the dtypes of quantised weights and activations."""
 

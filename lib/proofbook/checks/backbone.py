@@ -31,7 +31,7 @@ def feature_maps(trial: Trial) -> Observation:
     backbone = _backbone(trial, stages)
     comparisons, outputs = against_truth(trial, backbone, inputs)
     maps = [one for name, one in outputs.items() if name.startswith("feature_maps.")]
-    shapes = _documented(stages, backbone.channels, maps)
+    shapes = _documented(stages, backbone.channels, maps, layout_of(trial.config))
     comparisons.append(shapes)
     at, name = len(stages) // 2, "feature_maps.0"
     alone = trial.run_module(_backbone(trial, [stages[at]]), inputs)
@@ -58,16 +58,22 @@ def maps_are_right(
 
 @reproduces(feature_maps)
 def maps_have_the_shape_of_their_stages(whole: Any, dtype: torch.dtype, picture: Tensor, stages: list[str]) -> None:
-    """Each stage of the backbone gives a map of as many channels as it says, pictures × channels × height × width."""
-    backbone = backbone_of(whole, stages, dtype)
+    """Each stage of the backbone gives a map of as many channels as it says, in the documented layout."""
+    backbone, layout = backbone_of(whole, stages, dtype), layout_of(whole.config)
     with torch.no_grad():
         maps = backbone(picture.to(whole.device, dtype)).feature_maps
     assert len(maps) == len(stages), f"observed {len(maps)} maps, allowed {len(stages)}"
     for stage, channels, one in zip(stages, backbone.channels, maps, strict=True):
         shape = tuple(one.shape)
-        assert len(shape) == 4 and shape[1] == channels, (
-            f"map of {stage}: observed {shape}, allowed pictures × {channels} channels × height × width"
+        assert len(shape) == len(layout) and shape[layout.index("channels")] == channels, (
+            f"map of {stage}: observed {shape}, allowed {' × '.join(layout)} with {channels} channels"
         )
+
+
+def layout_of(config: Any) -> list[str]:
+    """The dimensions of a feature map; some classes leave the tokens of the last layer as they are where told to."""
+    maps = getattr(config, "reshape_hidden_states", True)
+    return ["pictures", "channels", "height", "width"] if maps else ["pictures", "tokens", "channels"]
 
 
 def backbone_of(model: Any, stages: list[str], dtype: torch.dtype) -> Any:
@@ -89,14 +95,14 @@ def _backbone(trial: Trial, stages: list[str]) -> Any:
     return backbone.to(getattr(torch, trial.target.dtype)).eval()
 
 
-def _documented(stages: list[str], channels: list[int], maps: list[Tensor]) -> Comparison:
-    """Whether there is a map a stage, pictures × channels × height × width, none larger than the one before."""
+def _documented(stages: list[str], channels: list[int], maps: list[Tensor], layout: list[str]) -> Comparison:
+    """Whether there is a map a stage, with the dimensions and the channels that are documented."""
     shapes = [tuple(one.shape) for one in maps]
     wrong = []
     if len(shapes) != len(stages):
         wrong.append(f"{len(shapes)} maps for {len(stages)} stages")
-    if [shape[1] for shape in shapes] != list(channels):
+    if any(len(shape) != len(layout) for shape in shapes):
+        wrong.append(f"maps of {shapes}, should be {' × '.join(layout)}")
+    elif [shape[layout.index("channels")] for shape in shapes] != list(channels):
         wrong.append(f"maps of {shapes}, should have {channels} channels")
-    if any(len(shape) != 4 for shape in shapes):
-        wrong.append(f"maps of {shapes}, should have four dimensions")
     return Comparison("shapes of feature maps", shapes[0] if shapes else (), not wrong, "; ".join(wrong))

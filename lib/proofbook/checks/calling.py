@@ -205,10 +205,26 @@ def embeddings_stand_for_ids(
     """What the embedding layer makes of the ids, given in their place, gives the same."""
     expected, noise = call(model, inputs, dtype), rounding(model, inputs, dtype)
     for ids, embeds in taken.items():
-        layer = (model.get_decoder() if ids.startswith("decoder") else model).get_input_embeddings()
+        layer = embedding_of(model, ids)
         embedded = layer(inputs[ids].to(layer.weight.device)).detach()
         others = {name: value for name, value in inputs.items() if name != ids}
         agree(call(model, {**others, embeds: embedded}, dtype), expected, tolerance, noise)
+
+
+def embedding_of(model: Any, ids: str) -> Any:
+    """The layer that a class names as that which embeds ids; in an encoder-decoder each side may have one of its own.
+
+    Raises:
+        NotImplementedError: it names none.
+    """
+    second = ids.startswith("decoder")
+    sides = [model.get_decoder() if second else model.get_encoder()] if model.config.is_encoder_decoder else []
+    for part in [*sides, *([] if second else [model])]:
+        try:
+            return part.get_input_embeddings()
+        except (NotImplementedError, AttributeError):  # a side may be a plain module
+            continue
+    raise NotImplementedError(f"the class names no embedding layer for {ids}")
 
 
 class ByPosition(nn.Module):
@@ -271,16 +287,12 @@ def _given(trial: Trial, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]
 
 
 def _embedded(trial: Trial, name: str, inputs: Mapping[str, Any]) -> Tensor:
-    """What the layer that the class names as its embeddings makes of ids; in an encoder-decoder each side has one."""
+    """What the layer that the class names as its embeddings makes of ids."""
     ids: Tensor = inputs[name]
-    model: Any = trial.called
-    part = model.get_decoder() if name.startswith("decoder") else model
-    if not hasattr(part, "get_input_embeddings"):  # a decoder may be a plain module
-        raise NotApplicable(f"the class names no embedding layer for {name}")
     try:
-        layer = part.get_input_embeddings()
+        layer = embedding_of(trial.called, name)
     except NotImplementedError as error:
-        raise NotApplicable(f"the class names no embedding layer for {name}") from error
+        raise NotApplicable(str(error)) from error
     # of several layers, or of codes that belong to a token, the class sums what each gives
     summed = getattr(layer, "weight", None) is None or any(one.endswith(CODES) for one in inputs)
     embedded = layer(ids.to(trial.session.device)) if not summed else None

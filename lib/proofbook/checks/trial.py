@@ -231,7 +231,13 @@ class Trial:
 
     @cached_property
     def true_gradients(self) -> Gradients:
-        """The gradient of :attr:`goal` by each parameter in float64."""
+        """The gradient of :attr:`goal` by each parameter in float64.
+
+        Raises:
+            NotApplicable: the model does not run in float64.
+        """
+        if not self.truth.exact:
+            raise NotApplicable(f"gradients have no truth: outputs have one in {self.truth.rule}")
         return self.goal.gradients(reference_model(self.called, torch.float64), torch.float64)
 
     @cached_property

@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -24,7 +24,7 @@ import torch
 from allpairspy import AllPairs
 from transformers.activations import ACT2FN
 
-from proofbook.catalog import Model, load_catalog
+from proofbook.catalog import Model, Switched, load_catalog
 from proofbook.catalog.schema import Exception_
 from proofbook.compat import PreTrainedConfig
 from proofbook.subject.draw import model_class
@@ -52,18 +52,44 @@ _ROPES: dict[str, dict[str, Any]] = {
 Variant = Mapping[str, Any]
 
 
-def with_variant(spec: Model, variant: str) -> Model:
+def with_variant(spec: Model, variant: str, switched: Iterable[Switched] = ()) -> Model:
     """The entry whose tiny configuration is that of a variant; the entry itself for an empty one.
+
+    It has what shows in such a variant, and any switch may hide what the entry knows of.
 
     Raises:
         ValueError: the variant is not written as one.
     """
     if not variant:
         return spec
-    changes = _nested(parsed(variant))
+    values = parsed(variant)
+    changes = _nested(values)
     tiny = spec.tiny or Exception_(reason="a variant of the configuration", config=changes)
     merged = tiny.model_copy(update={"config": _merged(tiny.config, changes)})
-    return spec.model_copy(update={"tiny": merged})
+    shown = [one for one in switched if spec.model_type in (one.types or (spec.model_type,)) and _holds(one, values)]
+    faults = [fault for one in shown for fault in one.known_faults]
+    hidden = [fault.model_copy(update={"shows": "sometimes"}) for fault in spec.known_faults]
+    idle = dict(spec.idle)
+    for one in shown:
+        idle |= one.idle
+    return spec.model_copy(update={"tiny": merged, "idle": idle, "known_faults": (*faults, *hidden)})
+
+
+def _holds(one: Switched, values: Variant) -> bool:
+    """Whether a variant sets all that something shows under."""
+    leaves = list(_leaves(values))
+    return all(
+        any(f".{name}".endswith(f".{asked}") and value == given for name, given in leaves)
+        for asked, value in one.when.items()
+    )
+
+
+def _leaves(values: Variant, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def parsed(text: str) -> dict[str, Any]:

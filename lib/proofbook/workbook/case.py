@@ -108,7 +108,7 @@ class Case(Trial):
         transformers.utils.logging.disable_progress_bar()  # a bar a load is all that a reader would see
         catalog = load_catalog()
         aim = catalog.target(target)
-        spec = with_variant(catalog.model(model), variant)
+        spec = with_variant(catalog.model(model), variant, catalog.switched)
         super().__init__(spec, aim, Weights(weights), int(seed), catalog.tolerances, folder)
         self.run_name = run
         # by hand, code may be changed between two looks at it
