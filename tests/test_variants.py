@@ -85,6 +85,9 @@ def test_a_switch_may_hide_what_the_entry_knows_of() -> None:
     spec = CATALOG.model("marian")
     assert {fault.shows for fault in spec.known_faults} == {"always"}
     assert {fault.shows for fault in with_variant(spec, "scale_embedding=false").known_faults} == {"sometimes"}
+    other = CATALOG.model("idefics")
+    assert {one.shows for one in other.idle.values()} == {"always"}
+    assert {one.shows for one in with_variant(other, "tie_word_embeddings=true").idle.values()} == {"sometimes"}
 
 
 def test_what_shows_in_variants_is_of_types_that_transformers_has() -> None:

@@ -96,6 +96,8 @@ class Idle(Entry):
 
     reason: Reason
     needs: tuple[Need, ...] = ()
+    # as of a known fault: what is always idle must not have influence
+    shows: Literal["always", "sometimes"] = "always"
 
 
 def _with_reason(given: object) -> object:

@@ -166,7 +166,7 @@ def _judged(dead: Mapping[str, float], all_: Iterable[str], idle: Mapping[str, I
         found = [name for name in matching if name in dead]
         if found:
             known.append(f"{', '.join(grouped(found))}: {known_of.reason}")
-        elif matching:
+        elif matching and known_of.shows == "always":
             wrong.append(f"{pattern} has influence, although the entry lists it as idle")
         rest = [name for name in rest if name not in found]
     if rest:

@@ -67,12 +67,13 @@ def with_variant(spec: Model, variant: str, switched: Iterable[Switched] = ()) -
     tiny = spec.tiny or Exception_(reason="a variant of the configuration", config=changes)
     merged = tiny.model_copy(update={"config": _merged(tiny.config, changes)})
     shown = [one for one in switched if spec.model_type in (one.types or (spec.model_type,)) and _holds(one, values)]
+    hidden = {"shows": "sometimes"}
     faults = [fault for one in shown for fault in one.known_faults]
-    hidden = [fault.model_copy(update={"shows": "sometimes"}) for fault in spec.known_faults]
-    idle = dict(spec.idle)
+    faults += [fault.model_copy(update=hidden) for fault in spec.known_faults]
+    idle = {pattern: one.model_copy(update=hidden) for pattern, one in spec.idle.items()}
     for one in shown:
         idle |= one.idle
-    return spec.model_copy(update={"tiny": merged, "idle": idle, "known_faults": (*faults, *hidden)})
+    return spec.model_copy(update={"tiny": merged, "idle": idle, "known_faults": tuple(faults)})
 
 
 def _holds(one: Switched, values: Variant) -> bool:
