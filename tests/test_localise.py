@@ -186,6 +186,11 @@ def test_a_fault_behind_a_cache_is_traced_to_its_module(fault: str, module: str,
         ("gpt2", "cache-slot-wrong", "greedy", "transformer.h.0.attn"),
         ("gpt2", "cache-slot-wrong", "sampling", "transformer.h.0.attn"),
         ("bart", "cache-slot-wrong", "greedy", "model.decoder.layers.0.self_attn"),
+        ("llama", "cache-slot-wrong", "beams", "model.layers.0.self_attn"),
+        ("bart", "cache-slot-wrong", "beams", "model.decoder.layers.0.self_attn"),
+        # frames of sound, by the layers that read them
+        ("speecht5", "causal-mask-dropped", "causal-states", "layers.0.self_attn"),
+        ("speecht5", "cache-slot-wrong", "cached-states", "layers.0.self_attn"),
         ("llava", "cache-slot-wrong", "mixed-generation", "model.language_model.layers.0.self_attn"),
     ],
 )

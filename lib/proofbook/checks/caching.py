@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -102,50 +103,81 @@ def quantised_cache(trial: Trial) -> Observation:
         raise NotApplicable("its state is of a kind of its own")
     backends, missing = quantised_backends(trial.model)
     comparisons: list[Comparison] = []
-    worst, shown = 0.0, ""
+    worst, shown, apart = 0.0, "", list[tuple[Execution, Execution]]()
     for backend in backends:
-        found, share = _quantised(trial, decoder, backend)
-        comparisons, worst = comparisons + found, max(worst, share)
+        found, share, parting = _quantised(trial, decoder, backend)
+        comparisons, worst, apart = comparisons + found, max(worst, share), apart + parting
         if worst > 1 or not all(one.passed for one in found):
             shown = shown or backend
     allowed = f"1 with each of: {', '.join(backends)}; 1 of the rounding"
-    scores = Observation.of(comparisons, allowed, "; ".join(missing))
+    executions = (lambda: apart[0]) if apart else None
+    scores = Observation.of(comparisons, allowed, "; ".join(missing), executions=executions)
     return Observation(
         scores.passed and worst <= 1,
         f"{scores.observed}; {worst:.3g} of the rounding allowed",
         scores.allowed,
         scores.detail,
         scores.comparisons,
+        executions=scores.executions,
         evidence=_evidence_of(decoder, shown or backends[0]),
     )
 
 
-def _quantised(trial: Trial, decoder: Decoder, backend: str) -> tuple[list[Comparison], float]:
-    """Scores read with a quantised cache, held against those read with one that holds what it handed back; and the
-    largest rounding of that, as a share of what the bits allow."""
-    ready = decoder.length - SINGLE
+def _quantised(
+    trial: Trial, decoder: Decoder, backend: str
+) -> tuple[list[Comparison], float, list[tuple[Execution, Execution]]]:
+    """Scores read with a quantised cache, held against those read with one that holds what it handed back; the
+    largest rounding of that, as a share of what the bits allow; and the calls whose scores part."""
+    ready, text = decoder.length - SINGLE, trial.config.get_text_config(decoder=True)
     if ready < decoder.begin:
         raise NotApplicable("too few tokens behind the prompt's picture or sound")
-    text = trial.config.get_text_config(decoder=True)
-    watched = Watched(quantised_or_refused(backend, text))
     with evidence(**_evidence_of(decoder, backend)):
-        scores, _ = decoder.step(watched.cache, 0, ready)
+        scores, _ = decoder.step(quantised_or_refused(backend, text), 0, ready)
     comparisons = trial.agree({"logits": scores}, {"logits": decoder.whole[:, :ready]}, f", {backend}, first part")
-    inputs, worst = decoder.reading, 0.0
+    apart, worst = list[tuple[Execution, Execution]](), 0.0
+    if not comparisons[0].passed:
+        apart.append((decoder.behind(lambda: quantised(backend, text), 0, ready), decoder.at_once(0, ready)))
     for stored, at in enumerate(range(ready, decoder.length), 1):
-        if at == decoder.length - 1:  # the last is read by rows in other places
-            order = torch.arange(len(decoder.prompt[decoder.stream.tokens])).roll(1)
-            watched.reorder(order.to(trial.session.device))
-            inputs = rows_of(inputs, order)
-        watched.updated.clear()
         with evidence(**_evidence_of(decoder, backend)):
+            watched, inputs = _quantised_before(decoder, backend, at)
             scores, _ = decoder.step(watched.cache, at, at + 1, inputs)
         if not watched.kept:
             raise NotApplicable("it keeps keys and values in no layer of the cache that it is given")
         expected, _ = decoder.step(watched.replayed(text, trial.model.dtype), at, at + 1, inputs)
         comparisons += trial.agree({"logits": scores}, {"logits": expected}, f", {backend}, token {at}")
+        if not comparisons[-1].passed:
+            apart.append(_beside_replayed(decoder, backend, at))
         worst = max([worst, *(one.deviation(backend, stored) for pair in watched.kept.values() for one in pair)])
-    return comparisons, worst
+    return comparisons, worst, apart
+
+
+def _quantised_before(decoder: Decoder, backend: str, at: int) -> tuple[Watched, Mapping[str, Any]]:
+    """A quantised cache of the tokens before one, and the prompts that it goes on with: the last token is read by rows
+    in other places."""
+    watched = Watched(quantised_or_refused(backend, decoder.trial.config.get_text_config(decoder=True)))
+    for start, stop in pairwise([0, *range(decoder.length - SINGLE, at + 1)]):
+        decoder.step(watched.cache, start, stop)
+    watched.updated.clear()
+    if at < decoder.length - 1:
+        return watched, decoder.reading
+    order = torch.arange(len(decoder.prompt[decoder.stream.tokens])).roll(1)
+    watched.reorder(order.to(decoder.trial.session.device))
+    return watched, rows_of(decoder.reading, order)
+
+
+def _beside_replayed(decoder: Decoder, backend: str, at: int) -> tuple[Execution, Execution]:
+    """The call that reads a token behind a quantised cache, and behind a plain one of what that hands out."""
+    inputs = _quantised_before(decoder, backend, at)[1]
+
+    def replayed() -> Any:
+        watched, _ = _quantised_before(decoder, backend, at)
+        decoder.step(watched.cache, at, at + 1, inputs)
+        return watched.replayed(decoder.trial.config.get_text_config(decoder=True), decoder.trial.model.dtype)
+
+    return (
+        decoder.behind(lambda: _quantised_before(decoder, backend, at)[0].cache, at, at + 1, inputs),
+        decoder.behind(replayed, at, at + 1, inputs),
+    )
 
 
 def _evidence_of(decoder: Decoder, backend: str) -> dict[str, Any]:

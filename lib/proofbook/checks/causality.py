@@ -38,7 +38,7 @@ def causal(trial: Trial) -> Observation:
         compared = _before(trial, scores, places, implementation)
         comparisons += compared
         if not all(one.passed for one in compared):
-            apart.append(_parting(model, inputs, scores, places))
+            apart.append(parting(model, inputs, scores, places))
         without += [f"{place} in {implementation}" for place in _idle(trial, scores, places)]
     note = f"tokens without influence: {', '.join(without[:5])}" if without else ""
     allowed = f"1 before each of {len(places)} tokens, more from there on"
@@ -132,7 +132,7 @@ def _earlier(scores: Tensor, places: list[int]) -> Tensor:
     return torch.arange(scores.shape[1]) < torch.tensor(places)[:, None]
 
 
-def _parting(
+def parting(
     model: torch.nn.Module, inputs: Mapping[str, Any], scores: Tensor, places: list[int]
 ) -> tuple[Execution, Execution]:
     """The copy whose scores before its changed token moved the most, up to there, and the row unchanged."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison
 from proofbook.checks.localise import Execution
@@ -16,7 +16,7 @@ from proofbook.checks.reading import first_apart
 from proofbook.checks.registry import Executions, NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
-from proofbook.checks.writing import NEW, written
+from proofbook.checks.writing import NEW, Written, written
 
 BEAMS = 3
 # how many of the likeliest tokens a sample is drawn from
@@ -83,14 +83,30 @@ def beams(trial: Trial) -> Observation:
     (bound,) = trial.agree({"logits": found.forward}, {"logits": found.forward})
     allowed = bound.allowed.element * 2 * NEW if bound.allowed else 0.0
     apart = (scores - expected).abs()
+
+    def executions() -> tuple[Execution, Execution]:
+        steps, beams = _of_each_token(trial, found)
+        off = torch.where(counted, (steps - chosen).abs(), 0.0)
+        row, token = divmod(int(off.argmax()), off.shape[1])
+        return found.executions(row, token, beam=int(beams[row, token]))
+
     ordered = bool((scores.view(-1, 2)[:, 0] >= scores.view(-1, 2)[:, 1]).all())
     return Observation(
         passed=bool((apart <= allowed).all()) and ordered,
         observed=f"{float(apart.max()):.3g} apart at most",
         allowed=f"{allowed:.3g}, the best first",
         detail="" if ordered else "beams are not in the order of their scores",
+        executions=executions if found.calls_forward else None,
         evidence=found.evidence,
     )
+
+
+def _of_each_token(trial: Trial, found: Written) -> tuple[Tensor, Tensor]:
+    """The log probability by which a search over beams took each token that it wrote, and the beam that it was read in:
+    rows × NEW each."""
+    output = found.output
+    steps = trial.model.compute_transition_scores(output.sequences, output.scores, output.beam_indices)
+    return steps.float().cpu(), output.beam_indices.cpu()
 
 
 @reproduces(beams)

@@ -5,17 +5,19 @@ noise, or make states of more than one moment.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from proofbook.checks.causality import parting
 from proofbook.checks.compare import Comparison, Errors, compare, compare_all
+from proofbook.checks.localise import Execution
 from proofbook.checks.plain import agree, before_changes, call, placed, rounding
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
@@ -128,7 +130,12 @@ def causal_states(trial: Trial) -> Observation:
         if compare(OUTPUT, found[number, place:], found[0, place:], trial.tolerance, stack.noise.get(OUTPUT)).passed
     ]
     note = f"states without influence: {', '.join(map(str, idle))}" if idle else ""
-    seen = Observation.of(comparisons, f"1 before each of {len(places)} states, more from there on", note)
+    seen = Observation.of(
+        comparisons,
+        f"1 before each of {len(places)} states, more from there on",
+        note,
+        executions=lambda: parting(stack.module, changed, found, places),
+    )
     return replace(seen, passed=seen.passed and not idle, evidence=stack.evidence)
 
 
@@ -173,8 +180,28 @@ def cached_states(trial: Trial) -> Observation:
     """In parts, each behind the cache of those before, a decoder that reads no tokens gives what it gives at once."""
     stack = Stack.of(trial)
     found = states_in_parts(stack.module, stack.given, stack.states, stack.dtype)
-    comparisons = stack.agree(found, call(stack.module, stack.given, stack.dtype)[OUTPUT])
-    return replace(Observation.of(comparisons, f"1 at each of {stack.length} states"), evidence=stack.evidence)
+    expected = call(stack.module, stack.given, stack.dtype)[OUTPUT]
+    seen = Observation.of(
+        stack.agree(found, expected),
+        f"1 at each of {stack.length} states",
+        executions=lambda: _first_part_apart(stack, found, expected),
+    )
+    return replace(seen, evidence=stack.evidence)
+
+
+def _first_part_apart(stack: Stack, found: Tensor, expected: Tensor) -> tuple[Execution, Execution]:
+    """The first part that is off, behind the cache of those before it, and the same states read at once."""
+    reads = parts(stack.given, stack.states)
+    spans = list(pairwise([0, *accumulate(one[stack.states].shape[1] for one in reads)]))
+    off = [not all(one.passed for one in stack.agree(found[:, a:b], expected[:, a:b])) for a, b in spans]
+    at = off.index(True) if any(off) else len(off) - 1
+    there = torch.arange(stack.length)
+    seen = (there >= spans[at][0]) & (there < spans[at][1])
+
+    def before() -> dict[str, Any]:
+        return {_CACHE: [None, *(kept for _, kept in in_parts(stack.module, reads[:at], stack.dtype))][-1]}
+
+    return Execution(stack.module, reads[at], before=before), Execution(stack.module, stack.given, seen=seen)
 
 
 @reproduces(cached_states)
@@ -192,22 +219,33 @@ def states_in_parts_are_those_at_once(
     agree({OUTPUT: found}, {OUTPUT: expected}, tolerance, rounding(layers, given, dtype))
 
 
-@torch.no_grad()
 def states_in_parts(layers: nn.Module, given: Mapping[str, Any], states: str, dtype: torch.dtype) -> Tensor:
-    """What layers give for states that are read in parts: the first half, two by themselves, the rest.
+    """What layers give for states that are read in parts, each behind the cache of those before."""
+    return torch.cat([found for found, _ in in_parts(layers, parts(given, states), dtype)], dim=1)
+
+
+def parts(given: Mapping[str, Any], states: str) -> list[dict[str, Any]]:
+    """What each of several calls reads beside the cache: the first half of the states, two by themselves, the rest.
 
     Args:
-        given: all that they are called with beside the cache.
+        given: all that the layers are called with beside the cache.
         states: the argument that holds the states, rows × length × width.
     """
-    length, kept, parts = given[states].shape[1], None, list[Tensor]()
+    length, found = given[states].shape[1], []
     half = length // 2
     for start, stop in pairwise(sorted({0, half, half + 1, half + 2, length})):
-        part = {**placed(layers, given, dtype), "use_cache": True, "past_key_values": kept}
-        part[states] = part[states][:, start:stop]
+        part = {**given, "use_cache": True, states: given[states][:, start:stop]}
         if "attention_mask" in part:  # of all that was read so far
             part["attention_mask"] = part["attention_mask"][:, :stop]
-        outputs = layers(**part)
-        parts.append(outputs.last_hidden_state.cpu())
+        found.append(part)
+    return found
+
+
+@torch.no_grad()
+def in_parts(layers: nn.Module, reads: Sequence[Mapping[str, Any]], dtype: torch.dtype) -> Iterator[tuple[Tensor, Any]]:
+    """The states that layers give for each part, behind the cache of those before, on the CPU; and the cache."""
+    kept = None
+    for part in reads:
+        outputs = layers(**placed(layers, part, dtype), past_key_values=kept)
         kept = outputs.past_key_values
-    return torch.cat(parts, dim=1)
+        yield outputs.last_hidden_state.cpu(), kept

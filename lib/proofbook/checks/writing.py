@@ -59,11 +59,15 @@ class Written:
             for at in unlikely(self.trial, self.forward[row, :count], self.tokens[row, :count], among, bounds)
         ]
 
-    def executions(self, row: int, token: int) -> tuple[Execution, Execution]:
-        """The call by which ``generate`` scored a token it wrote, and the forward call over the row."""
+    def executions(self, row: int, token: int, beam: int | None = None) -> tuple[Execution, Execution]:
+        """The call by which ``generate`` scored a token it wrote, and the forward call over the row.
+
+        Args:
+            beam: which row of that call it was, where beams change places.
+        """
         length = self.trial.decoder.stream.length(self.whole)
         there = torch.arange(length) == self.positions[row, token]
-        actual = generating(self.trial, self.prompts, self.how, row, token)
+        actual = generating(self.trial, self.prompts, self.how, row if beam is None else beam, token)
         return actual, Execution(self.trial.called, self.whole, row, there)
 
 
