@@ -46,6 +46,29 @@ def test_after_a_failure_all_other_checks_are_still_recorded() -> None:
     assert {record.check for record in case.check_records()} == set(examined(Case("vit")).findings)
 
 
+def test_a_script_that_can_not_be_made_costs_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise BrokenPipeError("the host has ended")
+
+    case = broken(checks="accuracy")
+    case.check("accuracy")
+    monkeypatch.setattr("proofbook.workbook.case.reproduce", lost)
+    assert "BrokenPipeError: the host has ended" in case.show_reproduction().text
+    with pytest.raises(CaseFailed, match="matches-truth"):
+        case.finish()
+
+
+def test_what_no_cell_asked_is_asked_at_last_and_only_what_applies_is_shown() -> None:
+    case = Case("gpt2", checks="loads,finite,causal,semantic-maps")
+    case.check("loading")
+    first = case.findings["loads"]
+    shown = case.check_others().text
+    assert case.findings["loads"] is first
+    assert case.findings["semantic-maps"].verdict is Verdict.SKIP
+    assert "finite" in shown and "causal" in shown and "semantic-maps" not in shown
+    assert shown.endswith("1 more do not apply.")
+
+
 def test_a_case_that_fell_short_raises_with_the_check_and_the_command_to_debug_it() -> None:
     case = examined(broken(checks="accuracy"))
     with pytest.raises(CaseFailed, match=r"vit@cpu: fail: matches-truth: .*RMSE[\s\S]*proofbook debug vit"):

@@ -29,8 +29,8 @@ def test_a_file_that_changes_is_read_again(params: Path) -> None:
     before = load_catalog(params)
     assert load_catalog(params) is before
     targets = params / "targets.yaml"
-    targets.write_text(targets.read_text().replace("cpu-bf16:", "cpu-half:"))
-    assert "cpu-half" in load_catalog(params).targets
+    targets.write_text(targets.read_text().replace("mps-fp16:", "mps-half:"))
+    assert "mps-half" in load_catalog(params).targets
 
 
 def test_every_category_has_its_notebook_and_its_file() -> None:
@@ -58,6 +58,9 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         load_catalog().model("lama")
 
 
+FAULT = {"check": "loads", "reason": "ten letters", "issue": "https://e.org", "expires": "2099-01-01"}
+
+
 @pytest.mark.parametrize(
     ("file", "edit", "says"),
     [
@@ -82,6 +85,17 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
             {"tolerances": {"float32": {"multiple": 1, "smallest": 9, "largest": 2, "reason": "ten letters"}}},
             r"largest \(2.0\) is below smallest \(9.0\)",
         ),
+        (
+            "variants.yaml",
+            {"variants": {"x": {"when": {"a": 1}, "known_faults": [{**FAULT, "targets": ["cpuu"]}]}}},
+            r"x: known_faults: unknown target 'cpuu'. Did you mean cpu",
+        ),
+        (
+            "variants.yaml",
+            {"variants": {"x": {"when": {}, "known_faults": [FAULT]}}},
+            r"variants\.x\.when: .*at least 1",
+        ),
+        ("variants.yaml", {"variants": {"x": {"when": {"a": 1}}}}, r"needs one of: idle, known_faults"),
     ],
 )
 def test_a_wrong_entry_is_named(params: Path, file: str, edit: object, says: str) -> None:

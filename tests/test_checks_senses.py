@@ -103,6 +103,20 @@ def test_feature_maps_find_a_width_that_is_not_so(monkeypatch: pytest.MonkeyPatc
     assert verdict("feature-maps", trial_of("resnet")) is Verdict.FAIL
 
 
+def test_a_stage_without_a_map_is_a_failure_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = transformers.ResNetBackbone.forward
+
+    def short(self: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = right(self, *args, **kwargs)
+        outputs.feature_maps = outputs.feature_maps[:1]
+        return outputs
+
+    monkeypatch.setattr(transformers.ResNetBackbone, "forward", short)
+    found = examine(CHECKS["feature-maps"], trial_of("resnet"))
+    assert found.verdict is Verdict.FAIL
+    assert "1 maps for 4 stages" in found.detail
+
+
 def processed_otherwise(trial: Trial, kind: str, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     name = f"post_process_{kind}"
     setattr(trial.processor, name, change(getattr(trial.processor, name)))

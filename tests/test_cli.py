@@ -75,6 +75,8 @@ def test_known_faults_are_listed_by_cause(proofbook: Call) -> None:
     (attention,) = (one for one in listed if one["model"] == "deberta" and "bfloat16" in one["checks"])
     assert attention["checks"] == ["bfloat16", "float16"]
     assert attention["issue"].startswith("https://")
+    (scaled,) = (one for one in listed if one["variants"] == "rescale_prenorm_residual=true")
+    assert (scaled["model"], scaled["checks"]) == ("mamba", ["save-load-round-trip", "sharded-files"])
     assert proofbook("list", "faults", "--new")[0] == 2
 
 
@@ -125,7 +127,7 @@ def test_a_run_passes_fails_or_is_blocked_with_its_status(workbook: Path, proofb
         (["run", "--resume", "nowhere"], "no run 'nowhere'"),
         (
             ["run", "--resume", "outputs", "--seed", "3"],
-            "only --jobs, --per-device, --cold, --json and --no-report go with it",
+            "only --executor, --jobs, --per-device, --cold, --json and --no-report go with it",
         ),
         (["run", "--resume", "notebooks"], "is not a run: it has no plan.json"),
         (["run", "--out", "notebooks", "--target", "cpu"], "--out notebooks: it exists and is not an empty folder"),

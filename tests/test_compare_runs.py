@@ -62,6 +62,20 @@ def test_what_is_as_it_was_is_not_told(same: Verdict) -> None:
     assert "0 broke, 0 mended, 0 got slower" in headline(found)
 
 
+def test_a_variant_is_held_against_itself() -> None:
+    def of(fates: dict[str, Verdict]) -> Results:
+        bert = load_catalog().model("bert")
+        cases = tuple(plan_case(bert, "cpu", Weights.TINY, seed=0, variant=variant) for variant in fates)
+        rows = [report_run.case_record(case, fates[case.variant], []) for case in cases]
+        planned = report_run.plan("cpu", models=["bert"], name="variants").model_copy(update={"cases": cases})
+        return Results(Path("nowhere"), Ledger(planned, tuple(Result(row, ()) for row in rows)))
+
+    before = of({"": Verdict.PASS, "is_decoder=true": Verdict.PASS, 'hidden_act="silu"': Verdict.PASS})
+    found = Comparison(before, of({"": Verdict.PASS, "is_decoder=true": Verdict.CRASH}))
+    assert [one.after for one in found.broke] == ["crash"]
+    assert "+" in found.broke[0].case and len(found.alone) == 1
+
+
 def test_what_has_no_answer_in_one_of_the_runs_is_neither_and_is_named() -> None:
     found = Comparison(
         run({"bert": Verdict.PASS, "vit": Verdict.PASS}, OLD), run({"bert": Verdict.NOT_RUN, "gpt2": Verdict.FAIL})

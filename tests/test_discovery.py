@@ -60,6 +60,15 @@ def test_new_is_what_the_committed_list_lacks() -> None:
     assert newer({**found, "bert9": found["bert"]}) == ["bert9"]
 
 
+def test_what_was_kept_by_another_proofbook_is_looked_at_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = load_catalog().model("seed_oss").model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    kept = tmp_path / "registered.json"
+    kept.write_text('[{"model_type": "bert"}]')
+    monkeypatch.setattr(discovery, "_cache_file", lambda: kept)
+    monkeypatch.setattr(discovery, "_look", lambda path: [fresh])
+    assert list(discovery.discover.__wrapped__()) == ["seed_oss"]
+
+
 def test_a_slip_is_told_without_looking_at_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def look(path: Path) -> None:
         raise AssertionError("looked at transformers")

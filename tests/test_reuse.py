@@ -198,6 +198,19 @@ def test_whatever_a_case_depends_on_changes_its_key(small: Path, change: Callabl
     assert key(small) != before
 
 
+def test_what_shows_in_variants_is_part_of_their_keys_alone(small: Path) -> None:
+    def of_variant() -> str:
+        model = load_catalog(small / "params").model("passes")
+        return keys(small).of(plan_case(model, "cpu", Weights.TINY, seed=0, variant="hidden_size=8"))
+
+    plain, before = key(small), of_variant()
+    fault = {"check": "loads", "reason": "ten letters", "issue": "https://e.org", "expires": "2099-01-01"}
+    entry = {"when": {"hidden_size": 8}, "known_faults": [fault]}
+    _edit(small / "params" / "variants.yaml", lambda content: content["variants"].update(some=entry))
+    assert of_variant() != before
+    assert key(small) == plain
+
+
 def test_what_a_case_does_not_depend_on_leaves_its_key(small: Path) -> None:
     before = key(small)
     path = small / "params" / "models" / "vision.yaml"

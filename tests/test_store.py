@@ -147,7 +147,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(folder: Path, tmp_path: P
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(BadFolder, match=r'pip install "proofbook\[s3\]"'):
+    with pytest.raises(BadFolder, match=r'pip install -c constraints.txt -e "\.\[s3\]"'):
         Store("s3://bucket/run")
 
 

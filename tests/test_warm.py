@@ -266,6 +266,7 @@ def test_plain_papermill_uses_the_kernelspec(tmp_path: Path, monkeypatch: pytest
     assert spec["metadata"]["kernel_provisioner"]["provisioner_name"] == PROVISIONER
     kernels = tmp_path / "kernels" / PROVISIONER
     kernels.mkdir(parents=True)
+    assert spec["env"] == kernel_environment(1)
     (kernels / "kernel.json").write_text(json.dumps(spec))
     installed = tmp_path / "site" / "warm_for_test-1.dist-info"  # the entry point, wherever proofbook is installed
     installed.mkdir(parents=True)

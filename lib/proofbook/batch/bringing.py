@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from proofbook.batch.plan import Plan, PlannedCase
 from proofbook.batch.reuse import Earlier, Keys, earlier
 from proofbook.files import write_atomic
 from proofbook.verdict import Verdict
-from proofbook.workbook.records import CaseRecord, reproduction_name
+from proofbook.workbook.records import CaseRecord, reproduction_files
 
 ANSWERS = frozenset({Verdict.PASS, Verdict.FAIL, Verdict.XFAIL, Verdict.XPASS, Verdict.SKIP})
 """The verdicts under which checks came to an answer, so that asking again would give the same."""
@@ -86,7 +85,6 @@ def _copy(source: Earlier, found: Result, case: PlannedCase, folder: Path) -> Ca
 
 
 def _copy_reproduction(source: Path, target: Path, case: str) -> None:
-    names: Sequence[str] = [f"{reproduction_name(case)}{suffix}" for suffix in (".py", ".safetensors")]
-    for name in names:
+    for name in reproduction_files(case):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

@@ -32,7 +32,7 @@ from proofbook.catalog.environments import CURRENT
 from proofbook.environments import interpreter, kernel_name, own_name
 from proofbook.files import is_full, remedy, write_atomic
 from proofbook.verdict import Blocked, Verdict
-from proofbook.workbook.records import reproduction_name
+from proofbook.workbook.records import reproduction_files
 
 
 @dataclass(frozen=True)
@@ -284,11 +284,10 @@ def kernelspec(case: PlannedCase) -> dict[str, str]:
 
 def _bring_reproduction(work: Path, notebook: Path) -> None:
     """Put the script that reproduces a case's failure, which its notebook left where it worked, beside the notebook."""
-    name = reproduction_name(notebook.stem)
-    for suffix in (".py", ".safetensors"):
-        final = notebook.with_name(f"{name}{suffix}")
+    for name in reproduction_files(notebook.stem):
+        final = notebook.with_name(name)
         final.unlink(missing_ok=True)
-        if (made := work / final.name).is_file():
+        if (made := work / name).is_file():
             shutil.copyfile(made, final)
 
 

@@ -31,6 +31,7 @@ from proofbook.batch.reuse import Keys
 from proofbook.batch.scratch import scratch
 from proofbook.catalog import Timings, Weights, load_catalog
 from proofbook.files import write_atomic
+from proofbook.subject.requirements import installing
 from proofbook.verdict import Blocked
 
 # how often a case is executed whose node is lost each time
@@ -192,7 +193,7 @@ def _ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError:
-        raise Blocked("ray", "it is not installed", 'pip install "proofbook[ray]"') from None
+        raise Blocked("ray", "it is not installed", installing("ray")) from None
     return ray
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from proofbook.workbook.scraps import MEDIA_TYPE
+
 # characters of printed text, of everything shown, and of an error, that one notebook keeps: it has to stay readable
 TEXT, SHOWN, ERROR = 256_000, 8_000_000, 64_000
-# what a notebook glues is its result, and as large as its checks are many
-_SCRAP = "application/scrapbook.scrap.json+json"
 
 
 class Budget:
@@ -22,7 +22,7 @@ class Budget:
             case "stream":
                 text, self._text = self._cut(content["text"], self._text)
                 return {**message, "content": {**content, "text": text}} if text else None
-            case "display_data" | "execute_result" if _SCRAP not in content["data"]:
+            case "display_data" | "execute_result" if MEDIA_TYPE not in content["data"]:
                 size = sum(len(str(data)) for data in content["data"].values())
                 if size > self._shown:
                     self._dropped += size

@@ -26,7 +26,7 @@ from typing import Any
 from proofbook.batch.kernels import kernel_environment
 from proofbook.batch.machine import MachineryFailed, cores, devices, found, threads
 from proofbook.batch.plan import PlannedCase
-from proofbook.catalog import Catalog, Timings, UnknownName, Weights
+from proofbook.catalog import Catalog, Model, Timings, UnknownName, Weights
 from proofbook.environments import editable, packages
 
 # the parts of proofbook by which a case is executed, counted and shown, but not computed
@@ -99,12 +99,21 @@ class Keys:
             "packages": packages(case.environment),
             "model": model.model_dump(mode="json"),
             "faults": [fault.expires >= self._today for fault in model.known_faults],
+            "switched": self._switched(model) if case.variant else [],
             "target": target.model_dump(mode="json"),
             "device": "" if target.device == "cpu" else devices()[target.device].model_dump(mode="json"),
             "beside": {} if target.runtime == "eager" else found().releases.get(target.runtime, {}),
             "variables": _variables({**os.environ, **kernel_environment(threads(case.weights))}),
         }
         return _digest([json.dumps(facts, sort_keys=True).encode()])
+
+    def _switched(self, model: Model) -> list[tuple[dict[str, Any], list[bool]]]:
+        """What may show in a variant of a model, and which of its faults have not expired."""
+        return [
+            (one.model_dump(mode="json"), [fault.expires >= self._today for fault in one.known_faults])
+            for one in self._catalog.switched
+            if model.model_type in (one.types or (model.model_type,))
+        ]
 
     def _stamped(self) -> list[tuple[int, int] | None]:
         return [

@@ -19,6 +19,7 @@ from proofbook.batch.plan import PLAN_FILE, Plan, PlannedCase
 from proofbook.batch.run import BadFolder, find_run, fresh_folder
 from proofbook.batch.shards import made_by
 from proofbook.files import write_atomic
+from proofbook.subject.requirements import installing
 
 # in a run's folder: the URL that it is copied to
 STORE_FILE = ".store"
@@ -54,7 +55,7 @@ class Store:
         try:
             self._files, self._root = url_to_fs(self.url, **options)
         except ImportError as error:
-            raise BadFolder(f'{url}: {error}. For s3://: `pip install "proofbook[s3]"`') from None
+            raise BadFolder(f"{url}: {error}. For s3://: `{installing('s3fs')}`") from None
         except ValueError as error:
             raise BadFolder(f"{url}: {error}") from None
         # one thread, so that what is copied later is there later

@@ -17,8 +17,8 @@ _PROGRAM = "proofbook.subject.variants"
 class Extent(StrEnum):
     """How many variants a model has."""
 
-    FEW = "few"  # every alternative of every switch at least once
-    MANY = "many"  # every pair of alternatives
+    FEW = "few"  # every alternative of every switch at least once, in four variants at most
+    MANY = "many"  # every pair of alternatives, in twelve at most
 
 
 def variants_for(cases: Iterable[PlannedCase], extent: Extent) -> dict[str, list[str]]:

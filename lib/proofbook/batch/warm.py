@@ -1,6 +1,6 @@
 """The warm parent: a process that has imported what notebooks import, and forks a kernel whenever it is asked to.
 
-``python -m proofbook.batch.warm FD`` is started by :mod:`proofbook.batch.provisioner`, which holds the other end of
+``python -m proofbook.batch.warm FD`` is started by :mod:`proofbook.batch.parents`, which holds the other end of
 the socket FD. The parent says there that it is ready, or why nothing can be forked from it. Each byte that comes then
 is an order for one kernel; with it come three files: the kernel's channel, its standard output, its standard error.
 

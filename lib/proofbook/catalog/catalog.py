@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from proofbook.catalog.schema import Category, DerivedException, Entry, Model, Suite, Switched, Target, Tolerance
+from proofbook.catalog.schema import (
+    Category,
+    DerivedException,
+    Entry,
+    KnownFault,
+    Model,
+    Suite,
+    Switched,
+    Target,
+    Tolerance,
+)
 from proofbook.paths import params_dir
 
 T = TypeVar("T")
@@ -123,7 +133,19 @@ def _load(folder: Path, stamp: tuple[object, ...]) -> Catalog:
     tolerances = _entries(folder / "tolerances.yaml", "tolerances", Tolerance, key="dtype")
     exceptions = _entries(folder / "exceptions.yaml", "exceptions", DerivedException, key="model_type")
     switched = _entries(folder / "variants.yaml", "variants", Switched)
+    for model in models.values():
+        _check_targets(folder / "models" / f"{model.category}.yaml", model.name, model.known_faults, targets)
+    for one in switched.values():
+        _check_targets(folder / "variants.yaml", one.name, one.known_faults, targets)
     return Catalog(models, targets, suites, tolerances, exceptions, tuple(switched.values()))
+
+
+def _check_targets(path: Path, name: str, faults: Iterable[KnownFault], targets: Iterable[str]) -> None:
+    """Raises ParamsError for a fault of a target that there is not: it would hold nowhere, unseen."""
+    for fault in faults:
+        for target in () if fault.targets == "all" else fault.targets:
+            if target not in targets:
+                raise ParamsError(f"{path}: {name}: known_faults: {UnknownName('target', target, targets)}")
 
 
 def _named(kind: str, name: str, table: Mapping[str, T]) -> T:

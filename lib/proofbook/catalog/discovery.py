@@ -34,8 +34,11 @@ def discover() -> Mapping[str, Model]:
         DiscoveryFailed: transformers or torch can't be imported.
     """
     path = _cache_file()
-    entries = json.loads(path.read_bytes()) if path.is_file() else _look(path)
-    return {entry["model_type"]: Model.model_validate(entry) for entry in entries}
+    try:
+        entries = [Model.model_validate(one) for one in json.loads(path.read_bytes())]
+    except (OSError, ValueError):  # not looked at yet, or damaged, or of another proofbook
+        entries = [Model.model_validate(one) for one in _look(path)]
+    return {one.model_type: one for one in entries}
 
 
 def newer(types: Mapping[str, Model]) -> list[str]:

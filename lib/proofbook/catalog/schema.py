@@ -113,7 +113,7 @@ class Exception_(Entry):
 
     ``config`` is laid over the shrunk configuration (nested mappings reach sub-configurations); ``tokenizer``
     and ``processor`` name a class of transformers where the automatic mapping has none or the wrong one;
-    ``inputs`` is laid over the options of the model's task (see ``subject/tasks.py``).
+    ``inputs`` is laid over the options of the model's task (see ``subject/tasks/``).
     """
 
     reason: Reason

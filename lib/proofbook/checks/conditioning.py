@@ -3,7 +3,9 @@
 from collections.abc import Collection, Sequence
 from itertools import chain, islice
 
+from proofbook.catalog import Tolerance
 from proofbook.checks.compare import Comparison, compare_all
+from proofbook.checks.floor import Floor
 from proofbook.checks.registry import Executions, NotApplicable, Observation
 from proofbook.checks.trial import Trial
 
@@ -25,7 +27,7 @@ def judged(
         NotApplicable: it determines none.
     """
     failed = {one.output or one.name for one in comparisons if not one.passed}
-    loose = undetermined(trial, failed) if failed and trial.truth.exact else set[str]()
+    loose = undetermined(trial.floor, failed, trial.tolerance) if failed and trial.truth.exact else set[str]()
     kept = [one for one in comparisons if (one.output or one.name) not in loose]
     names = ", ".join(sorted(loose))
     why = f"rounding to {trial.target.dtype} decides, in float64 arithmetic as well, what becomes of {names}"
@@ -34,18 +36,18 @@ def judged(
     return Observation.of(kept, allowed, "; ".join([note] * bool(note) + [why] * bool(loose)), executions)
 
 
-def undetermined(trial: Trial, names: Collection[str]) -> set[str]:
+def undetermined(floor: Floor, names: Collection[str], tolerance: Tolerance) -> set[str]:
     """Those outputs that float64 truth itself moves beyond any error allowed when each weight is changed by as much as
-    rounding to the trial's dtype changes it: a choice lies within it, of a code, an expert or a mask.
+    rounding to the dtype changes it: a choice lies within it, of a code, an expert or a mask.
 
     Where a single choice is close, few roundings make the other one: more are drawn while some output seems settled.
     """
-    settled = {name: one for name, one in trial.floor.plain.items() if name in names}
-    for moved in islice(chain(trial.floor.rounded, trial.floor.rounded_further()), DRAWS):
+    settled = {name: one for name, one in floor.plain.items() if name in names}
+    for moved in islice(chain(floor.rounded, floor.rounded_further()), DRAWS):
         there = {name: moved[name] for name in settled if name in moved}
-        for one in compare_all(there, settled, trial.tolerance, trial.floor.wider):
+        for one in compare_all(there, settled, tolerance, floor.wider):
             if not one.passed:
                 del settled[one.name]
         if not settled:
             break
-    return {name for name in trial.floor.plain if name in names} - settled.keys()
+    return {name for name in floor.plain if name in names} - settled.keys()

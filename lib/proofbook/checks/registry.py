@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 # in the order in which a notebook asks them; each is a module of this package
 FAMILIES = (
     *("loading", "conversion", "forward", "calling", "accuracy", "attention", "precision", "signal", "batching"),
-    *("padding", "encoding", "causality", "caching", "states", "positions", "images", "backbone", "postprocessing"),
-    *("towers", "gradients", "export", "memory", "generation", "prompts", "sound", "codecs", "speaking", "answers"),
-    *("timing",),
+    *("padding", "encoding", "heads", "causality", "caching", "states", "positions", "images", "backbone"),
+    *("postprocessing", "towers", "gradients", "export", "memory", "generation", "prompts", "sound", "codecs"),
+    *("speaking", "answers", "timing"),
 )
 
 Executions = Callable[[], tuple[Execution, Execution]]

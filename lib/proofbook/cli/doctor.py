@@ -2,9 +2,8 @@
 
 import platform
 import re
-import shlex
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 from packaging.requirements import Requirement
@@ -18,6 +17,7 @@ from proofbook.catalog.environments import load_environments
 from proofbook.cli.console import console, root, table
 from proofbook.cli.environments import states as environments
 from proofbook.environments import chosen_for, own_name
+from proofbook.subject.requirements import installing
 
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "huggingface-hub"),
@@ -130,19 +130,7 @@ def _remedy(requirement: Requirement) -> str:
     for environment in load_environments().values():
         if environment.meets(str(requirement)):
             return f"proofbook env create {environment.name}"
-    for extra in _extras_with(requirement.name):
-        return f"pip install -e '.[{extra}]'"
-    text = REMEDIES.get(requirement.name, "pip install {requirement}")
-    return text.format(requirement=shlex.quote(str(requirement)))
-
-
-def _extras_with(name: str) -> Iterator[str]:
-    """The extras of proofbook that install a package."""
-    for text in requires("proofbook") or ():
-        own = Requirement(text)
-        match = re.search(r"extra == [\"']([^\"']+)", str(own.marker))
-        if match and canonicalize_name(own.name) == canonicalize_name(name):
-            yield match[1]
+    return REMEDIES.get(requirement.name) or installing(str(requirement))
 
 
 def _installed(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """``proofbook list``."""
 
 import json
+from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 from itertools import groupby
 from typing import Any
@@ -68,18 +69,23 @@ def _rows(what: Listed, catalog: Catalog, extent: Extent) -> list[dict[str, Any]
                 {"name": check.name, "family": check.family, "description": check.description} for check in registered()
             ]
         case Listed.FAULTS:
-            return [row for model in _models(catalog, extent) for row in _faults(model)]
+            found = [row for model in _models(catalog, extent) for row in _faults(model.name, model.known_faults)]
+            for one in catalog.switched:
+                found += _faults(", ".join(one.types) or "all", one.known_faults, one.when)
+            return found
 
 
-def _faults(model: Model) -> list[dict[str, Any]]:
-    """What is known to be wrong with a model, a row a cause: it may show in several checks."""
+def _faults(name: str, faults: Iterable[KnownFault], when: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """What is known to be wrong with a model, or with variants of some types, a row a cause: it may show in several
+    checks."""
+    switches = "; ".join(f"{switch}={json.dumps(value)}" for switch, value in (when or {}).items())
 
     def cause(fault: KnownFault) -> dict[str, Any]:
         return fault.model_dump(mode="json", include={"reason", "targets", "needs", "expires", "issue"})
 
     return [
-        {"model": model.name, "checks": [fault.check for fault in several], **told}
-        for told, several in groupby(sorted(model.known_faults, key=lambda one: str(cause(one))), key=cause)
+        {"model": name, "variants": switches, "checks": [fault.check for fault in several], **told}
+        for told, several in groupby(sorted(faults, key=lambda one: str(cause(one))), key=cause)
     ]
 
 

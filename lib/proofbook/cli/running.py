@@ -28,6 +28,7 @@ from proofbook.catalog import Category, Timings, Weights, load_catalog
 from proofbook.cli.console import console, root, shown
 from proofbook.cli.errors import FELL_SHORT, STOPPED, WrongUsage
 from proofbook.environments import editable
+from proofbook.subject.requirements import installing
 
 # commands shown at the end of a run; the summary has them all
 LAST_SHOWN = 20
@@ -103,6 +104,7 @@ def start_run(wanted: Selection, manner: Manner, changed: bool) -> int:
             plan = make_plan(catalog, **chosen, variants=variants_for(plan.cases, wanted.variants))
     if share:
         plan = shard_of(plan, *share, History.of(workbook / "outputs"))
+    _check_executor(manner.executor, plan.timings)
     folder, store = destination(workbook / "outputs", wanted.out)
     plan = plan.model_copy(update={"run": folder.name})
     with locked(folder):
@@ -119,11 +121,12 @@ def continue_run(name: str, wanted: Selection, manner: Manner) -> int:
     if any(asdict(wanted).values()):
         raise WrongUsage(
             "--resume continues a run as it was planned: "
-            "only --jobs, --per-device, --cold, --json and --no-report go with it"
+            "only --executor, --jobs, --per-device, --cold, --json and --no-report go with it"
         )
     workbook = root()
     folder = open_run(name, workbook / "outputs")
     plan = Plan.load(folder)
+    _check_executor(manner.executor, plan.timings)
     with locked(folder):
         return _execute(plan, folder, workbook, manner, manner.out, Store.of(folder))
 
@@ -134,6 +137,14 @@ def report_run(name: str) -> None:
     write_ledger(folder, out)
     _report(folder, out)
     _copy_out(Store.of(folder), folder, out)
+
+
+def _check_executor(executor: Executor, timings: Timings) -> None:
+    """Raises WrongUsage for an executor that can't execute a plan, before anything of the run is written."""
+    if executor is Executor.RAY and find_spec("ray") is None:
+        raise WrongUsage(f"--executor ray: Ray is not installed. `{installing('ray')}`, on every node")
+    if executor is Executor.RAY and timings is Timings.ALONE:
+        raise WrongUsage("--timings alone: what other tasks of Ray do meanwhile can't be held. Use --executor local")
 
 
 def destination(outputs: Path, chosen: str | None) -> tuple[Path, Store | None]:
@@ -171,10 +182,6 @@ def _bring_over(plan: Plan, folder: Path, workbook: Path, out: Console) -> None:
 
 
 def _execute(plan: Plan, folder: Path, workbook: Path, manner: Manner, out: Console, store: Store | None) -> int:
-    if manner.executor is Executor.RAY and find_spec("ray") is None:
-        raise WrongUsage('--executor ray: Ray is not installed. `pip install "proofbook[ray]"`, on every node')
-    if manner.executor is Executor.RAY and plan.timings is Timings.ALONE:
-        raise WrongUsage("--timings alone: what other tasks of Ray do meanwhile can't be held. Use --executor local")
     sweep()
     jobs = manner.jobs or default_jobs()
     left = len(unfinished(plan, folder))

@@ -86,8 +86,11 @@ class Results:
 
     @staticmethod
     def row(case: CaseRecord) -> str:
-        """What a case is called among the cases of its target: its model, and its weights unless they are tiny."""
-        return case.case.rpartition("@")[0]
+        """What a case is called among the cases of its target: by its model and variant, its weights unless they are
+        tiny, and its environment unless it is the current one."""
+        name, _, behind = case.case.partition("@")
+        environment = behind.removeprefix(case.target)
+        return f"{name}{environment}"
 
     def link(self, case: CaseRecord) -> str | None:
         """The relative address of a case's executed notebook; None where there is none."""

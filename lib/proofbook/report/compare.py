@@ -21,8 +21,8 @@ _WORTH = {
     Verdict.XFAIL: 1,
     **dict.fromkeys((Verdict.FAIL, Verdict.ERROR, Verdict.TIMEOUT, Verdict.CRASH), 0),
 }
-# a model, its weights and its target: the environment is what may differ
-Key = tuple[str, str, str]
+# a model, its variant, its weights and its target: the environment is what may differ
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two runs, by the cases that both planned: the same model, weights and target."""
+    """What differs between two runs, by the cases that both planned: the same model, variant, weights and target."""
 
     before: Results
     after: Results
@@ -134,7 +134,7 @@ def versions(found: Comparison) -> list[tuple[str, str, str]]:
 
 
 def _by_key(results: Results) -> dict[Key, CaseRecord]:
-    return {(case.model, case.weights, case.target): case for case in results.cases}
+    return {(case.model, case.variant, case.weights, case.target): case for case in results.cases}
 
 
 def _name(case: CaseRecord) -> str:

@@ -40,7 +40,10 @@ class Host:
         said = script.with_suffix(".stderr")
         said.touch()
         orders.sendall(f"{limit}\n{script}\n".encode())
-        status = int(orders.recv(64) or UNKNOWN)
+        answer = orders.recv(64)
+        if not answer:  # it has ended, and the next script gets another
+            self._orders = None
+        status = int(answer or UNKNOWN)
         if status == -signal.SIGALRM:
             raise TimeoutError(f"it ran for {limit:g} s")
         return "" if status == 0 else said.read_text(errors="replace") or f"exit status {status}"
@@ -66,8 +69,9 @@ class Host:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._orders is not None:
-            self._orders.close()
+        if self._process is not None:
+            if self._orders is not None:
+                self._orders.close()
             self._process.kill()
             self._process.wait()
 

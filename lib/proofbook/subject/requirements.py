@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from proofbook.catalog import Model
 from proofbook.catalog.environments import load_environments
@@ -51,7 +52,7 @@ def require(needs: Iterable[str]) -> None:
             raise Blocked(
                 need,
                 f"{requirement.name} is not installed",
-                f'`pip install "{need}"`, or as its documentation says',
+                f"`{installing(need)}`, or as its documentation says",
             ) from None
         if not requirement.specifier.contains(installed, prereleases=True):
             raise Blocked(
@@ -59,6 +60,17 @@ def require(needs: Iterable[str]) -> None:
                 f"{requirement.name} {installed} is installed",
                 _remedy(need),
             )
+
+
+def installing(need: str) -> str:
+    """The command that installs what is needed: an extra of proofbook's where one brings it."""
+    name = canonicalize_name(Requirement(need).name)
+    for text in requires("proofbook") or ():
+        own = Requirement(text)
+        extra = re.search(r"extra == [\"']([^\"']+)", str(own.marker))
+        if extra and canonicalize_name(own.name) == name:
+            return f'pip install -c constraints.txt -e ".[{extra[1]}]"'
+    return f'pip install "{need}"'
 
 
 def _remedy(need: str) -> str:

@@ -119,7 +119,8 @@ def variants_of(spec: Model, extent: str) -> list[str]:
     Raises:
         Blocked: the installed libraries don't have the model.
     """
-    found = switches(spec)
+    # a model that can't be made has none; its own case says why
+    found = switches(spec) if _made(spec, "") else {}
     if not found:
         return []
     names = list(found)
@@ -281,8 +282,10 @@ def _main(extent: str, names: Sequence[str]) -> None:
     for name in names:
         try:
             answer[name] = variants_of(catalog.model(name), extent)
-        except Exception:  # a model that can't be made has no variants; its own case says why
+        except Blocked:
             answer[name] = []
+        except Exception as error:
+            raise RuntimeError(f"the variants of {name} can't be derived") from error
     print(json.dumps(answer))
 
 

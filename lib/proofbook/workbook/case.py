@@ -1,7 +1,7 @@
 """The case: a trial whose findings are kept, shown in the notebook, and glued into it at the end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import date
 from functools import cached_property, wraps
@@ -29,7 +29,7 @@ from proofbook.workbook.divergence import show_divergence, show_graph_divergence
 from proofbook.workbook.html import Html, badge, block, code, escape, facts, folded
 from proofbook.workbook.records import CaseRecord, CheckRecord, SweepRecord, case_id, reproduction_name, rerun_command
 from proofbook.workbook.scraps import glue
-from proofbook.workbook.showing import show_answers, show_findings, show_rows, show_tensors
+from proofbook.workbook.showing import show_answers, show_findings, show_rows, show_tensors, truth_told
 from proofbook.workbook.showing_timings import show_measured, show_points
 from proofbook.workbook.surroundings import machine, versions
 from proofbook.workbook.timings import Measured, measure, sampling_rate
@@ -240,10 +240,13 @@ class Case(Trial):
         name = reproduction_name(self.id)
         try:
             found = reproduce(self, failed, name)
+            script = found.write(Path.cwd(), name)
         except NoReproduction as reason:
             said = f"No small script shows it: {reason}"
             return Html(f"<p>{escape(said)}</p>", said)
-        script = found.write(Path.cwd(), name)
+        except Exception as error:  # what was found must not be lost for the want of a script
+            said = f"A script could not be made of it: {type(error).__name__}: {error}"
+            return Html(f"<p>{escape(said)}</p>", said)
         self.reproduction = script.name
         link = Html(f'<a href="{escape(quote(script.name))}">{escape(script.name)}</a>', script.name)
         about = facts(
@@ -255,11 +258,22 @@ class Case(Trial):
         """Ask the checks of one family that were chosen, record what they find, and show it."""
         if family not in FAMILIES:
             raise ValueError(f"unknown family of checks {family!r}; known: {', '.join(FAMILIES)}")
-        asked = [check for check in self.chosen if check.family == family]
+        found = self._ask(check for check in self.chosen if check.family == family)
+        return show_findings(found) if found else Html("<p>None chosen.</p>", "None chosen.")
+
+    def check_others(self) -> Html:
+        """Ask the chosen checks that no cell has asked so far, record what they find, and show those that apply."""
+        found = self._ask(check for check in self.chosen if check.name not in self.findings)
+        shown = [one for one in found if one.verdict is not Verdict.SKIP]
+        said = f"{len(found) - len(shown)} more do not apply."
+        return (show_findings(shown) if shown else Html("")) + Html(f"<p>{said}</p>", said)
+
+    def _ask(self, checks: Iterable[Check]) -> list[Finding]:
+        asked = list(checks)
         found = [self.record(self._examine(check)) for check in asked]
         for part in self.parts:
             found += [self.record(_of_part(examine(check, part), part)) for check in asked if check.name in ASKED]
-        return show_findings(found) if found else Html("<p>None chosen.</p>", "None chosen.")
+        return found
 
     def record(self, finding: Finding) -> Finding:
         """Keep a finding, in the light of the faults that the model's entry knows of."""
@@ -288,19 +302,11 @@ class Case(Trial):
                 ("checks", f"{record.checks}, {record.failed} fell short"),
                 ("seed", record.seed),
                 ("inputs", f"SHA-256 {record.input_hash}"),
-                *self._truth_told(),
+                *truth_told(self.__dict__.get("truth")),
                 ("versions", ", ".join(f"{name} {number}" for name, number in versions().items())),
                 ("rerun", code(record.rerun)),
             ]
         )
-
-    def _truth_told(self) -> list[tuple[str, str]]:
-        """How truth was had, once it was."""
-        truth = self.__dict__.get("truth")
-        if truth is None:
-            return []
-        kept = f"; from the cache, computed {truth.kept} for a case of the same weights and inputs"
-        return [("truth", truth.rule + (kept if truth.kept else ""))]
 
     def case_record(self) -> CaseRecord:
         """The row of this case in the ledger; what was not observed is None."""

@@ -176,8 +176,13 @@ def notebook_path(category: Category, case: str) -> PurePosixPath:
 
 
 def reproduction_name(case: str) -> str:
-    """What the files of a case's reproduction are called, before ``.py`` and ``.safetensors``."""
+    """What the files of a case's reproduction are called, before their suffixes."""
     return f"{case}.repro"
+
+
+def reproduction_files(case: str) -> list[str]:
+    """The files that a reproduction may consist of: the script, and what it reads."""
+    return [f"{reproduction_name(case)}{suffix}" for suffix in (".py", ".safetensors")]
 
 
 def rerun_command(

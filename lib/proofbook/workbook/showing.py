@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from proofbook.checks.registry import Finding
+from proofbook.checks.truth import Truth
 from proofbook.subject.tasks.task import Row
 from proofbook.workbook.html import (
     Html,
@@ -66,6 +67,14 @@ def show_findings(findings: Iterable[Finding]) -> Html:
         if one.traceback:
             shown += folded(f"{one.check.name}: traceback", block(one.traceback))
     return shown
+
+
+def truth_told(truth: Truth | None) -> list[tuple[str, str]]:
+    """How truth was had, once it was: a fact by its name."""
+    if truth is None:
+        return []
+    kept = f"; from the cache, computed {truth.kept} for a case of the same weights and inputs"
+    return [("truth", truth.rule + (kept if truth.kept else ""))]
 
 
 def _row(row: Row) -> Html:
