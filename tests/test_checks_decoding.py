@@ -34,7 +34,7 @@ def first_norm(trial: Trial) -> nn.Module:
     return next(module for module in trial.model.modules() if "Norm" in type(module).__name__)
 
 
-CLEAN = ["causal", "cache-token-by-token", "cache-in-chunks", "cache-kinds", "cache-rows", "use-cache"]
+CLEAN = ["causal", "cache-token-by-token", "cache-in-chunks", "cache-kinds", "cache-rows", "cache-switch"]
 
 
 @pytest.mark.parametrize("model", ["gpt2", "t5"])
@@ -93,10 +93,12 @@ def test_cache_kinds_finds_a_static_cache_that_overwrites(monkeypatch: pytest.Mo
     assert verdict("cache-kinds", trial_of("llama")) is Verdict.FAIL
 
 
-def test_use_cache_finds_a_cache_that_was_not_asked_for() -> None:
+@pytest.mark.parametrize("always", [True, False])
+def test_cache_switch_finds_a_cache_that_was_not_asked_for_and_one_that_is_missing(always: bool) -> None:
     trial = trial_of("gpt2")
-    called(trial.model, lambda kwargs: {**kwargs, "use_cache": True})
-    assert verdict("use-cache", trial) is Verdict.FAIL
+    _ = trial.outputs  # as the model is without the argument
+    called(trial.model, lambda kwargs: {**kwargs, "use_cache": always})
+    assert verdict("cache-switch", trial) is Verdict.FAIL
 
 
 def test_encoder_outputs_reused_finds_outputs_scaled_on_their_way() -> None:

@@ -288,30 +288,6 @@ def rows_of_a_cache_change_places(
 
 
 @check
-def use_cache(trial: Trial) -> Observation:
-    """use_cache, on or off, changes no score; off returns no cache, on returns one."""
-    decoder = _cached(trial)
-    if not decoder.caching(True):
-        raise NotApplicable("forward takes no use_cache")
-    on, off = (trial.run({**decoder.prompt, **decoder.caching(switch)}) for switch in (True, False))
-    if not any(name.startswith(decoder.cache) for name in (*on, *trial.outputs)):
-        raise NotApplicable("it keeps what it has read within its modules, and returns no cache")
-    kept = {word: any(name.startswith(decoder.cache) for name in one) for word, one in (("on", on), ("off", off))}
-    wrong = [
-        f"use_cache {word} returns {'a' if has else 'no'} cache" for word, has in kept.items() if has != (word == "on")
-    ]
-    found = Observation.of(
-        trial.agree({"logits": on["logits"]}, {"logits": off["logits"]}),
-        "1, and a cache only if on",
-        executions=lambda: (
-            Execution(trial.called, {**decoder.prompt, **decoder.caching(True)}),
-            Execution(trial.called, {**decoder.prompt, **decoder.caching(False)}),
-        ),
-    )
-    return replace(found, passed=False, detail="; ".join(wrong)) if wrong else found
-
-
-@check
 def encoder_outputs_reused(trial: Trial) -> Observation:
     """Given what its encoder makes of an input, a model gives what it gives for the input itself."""
     decoder = trial.decoder

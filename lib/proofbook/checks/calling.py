@@ -126,13 +126,15 @@ def optional_inputs(trial: Trial) -> Observation:
 
 @check
 def cache_switch(trial: Trial) -> Observation:
-    """use_cache on and off give the same outputs, and no cache where it is off."""
+    """use_cache on and off give the same outputs, and a cache where it is on alone."""
     if "use_cache" not in inspect.signature(trial.called.forward).parameters:
         raise NotApplicable("forward takes no use_cache")
     with_cache, without = (trial.run({**trial.inputs, "use_cache": switch}) for switch in (True, False))
     kept = [name for name in without if is_cache(name)]
     if kept:
         return Observation(False, f"{len(kept)} tensors of a cache without use_cache", "0", ", ".join(kept[:5]))
+    if any(map(is_cache, trial.outputs)) and not any(map(is_cache, with_cache)):
+        return Observation(False, "no cache with use_cache", "one, as without the argument")
     expected = {name: one for name, one in with_cache.items() if not is_cache(name)}
     usual, other = ({**trial.inputs, "use_cache": switch} for switch in (True, False))
     seen = Observation.of(
