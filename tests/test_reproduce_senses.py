@@ -83,6 +83,10 @@ def test_a_head_that_is_wrong_is_shown_by_a_script(tmp_path: Path, monkeypatch: 
     assert not run_script(Case("bert"), "heads", tmp_path)
 
 
+def test_a_head_whose_body_lies_elsewhere_in_the_checkpoint_is_shown_by_a_script(tmp_path: Path) -> None:
+    assert not run_script(Case("musicgen"), "heads", tmp_path)
+
+
 def test_a_corner_that_is_not_read_is_shown_by_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(forward: Callable[..., Any], pixels: torch.Tensor, **kwargs: Any) -> Any:
         pixels = pixels.clone()

@@ -135,8 +135,8 @@ def a_head_can_be_called(whole: Any, dtype: torch.dtype, head: str, given: Mappi
 @reproduces(heads)
 def a_head_stands_on_the_checkpoint(whole: Any, dtype: torch.dtype, head: str) -> None:
     """Another head of the architecture takes the weights of a checkpoint over."""
-    body, checkpoint = headed(whole, head, dtype).base_model.state_dict(), whole.base_model.state_dict()
-    same(body, {name: one for name, one in checkpoint.items() if name in body})
+    checkpoint, body = in_common(whole, headed(whole, head, dtype))
+    same(body, checkpoint)
 
 
 def headed(model: Any, head: str, dtype: torch.dtype) -> Any:
@@ -228,18 +228,25 @@ _LABELS: tuple[tuple[str, Callable[[Tensor], tuple[int, ...]]], ...] = (
 
 
 def _carried(name: str, model: Any, other: Any) -> Comparison:
-    """Whether the body under a head has the weights of the checkpoint, where both have one of that name: of the bodies,
-    or of those models within them that have the most names in common."""
+    """Whether the body under a head has the weights of the checkpoint, where both have one of that name."""
+    ours, theirs = in_common(model, other)
+    shared = ours.keys()
+    wrong = [key for key in sorted(shared) if not torch.equal(ours[key].cpu(), theirs[key].cpu())]
+    broken = f"{len(wrong)} of {len(shared)} weights are not those of the checkpoint: {', '.join(wrong[:3])}"
+    passed = bool(shared) and not wrong
+    return Comparison(f"weights under {name}", (len(shared),), passed, "" if passed else broken)
+
+
+def in_common(model: Any, other: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of two models by the names that both have: of their bodies, or of those models within them that have
+    the most names in common."""
     bodies = [
         [one.state_dict() for one in each.base_model.modules() if isinstance(one, PreTrainedModel)]
         for each in (model, other)
     ]
     ours, theirs = max(product(*bodies), key=lambda pair: len(pair[0].keys() & pair[1].keys()))
-    shared = ours.keys() & theirs.keys()
-    wrong = [key for key in sorted(shared) if not torch.equal(ours[key].cpu(), theirs[key].cpu())]
-    broken = f"{len(wrong)} of {len(shared)} weights are not those of the checkpoint: {', '.join(wrong[:3])}"
-    passed = bool(shared) and not wrong
-    return Comparison(f"weights under {name}", (len(shared),), passed, "" if passed else broken)
+    names = [name for name in ours if name in theirs]
+    return {name: ours[name] for name in names}, {name: theirs[name] for name in names}
 
 
 def _loss(trial: Trial, name: str, outputs: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Comparison:
