@@ -3,7 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,17 @@ def write_tiny(spec: Model, seed: int, folder: Path) -> Path:
 
 
 @contextmanager
+def _unwarned() -> Iterator[None]:
+    """No warnings of transformers meanwhile."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """transformers draws one for every file, which a notebook keeps."""
     shown = logging.is_progress_bar_enabled()
@@ -141,7 +152,8 @@ def load_model(
     Args:
         dtype: of the parameters; ``auto`` for the one that the checkpoint says.
         attn_implementation: ``eager``, ``sdpa``, …; the library's own choice by default.
-        other_head: whether the checkpoint may have a head of another shape, in whose place the library draws one.
+        other_head: whether the checkpoint may have a head of another name or shape, in whose place the library draws
+            one; its table of all that it then lacks is not printed.
 
     Raises:
         Blocked: the installed libraries don't have the class, or lack what it needs.
@@ -151,7 +163,7 @@ def load_model(
     own = {"trust_remote_code": True} if spec.trust_remote_code else {}
     if is_pipeline(spec):
         return _loaded(*load_denoiser(spec, folder, dtype))
-    with library_blocks(spec), _no_progress_bars():
+    with library_blocks(spec), _no_progress_bars(), _unwarned() if other_head else nullcontext():
         kind = brought_class(folder, spec.model_class) if own else model_class(spec)
         model, astray = kind.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, **{DTYPE: dtype}, **chosen, **lenient, **own
