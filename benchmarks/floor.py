@@ -4,8 +4,10 @@
 
 The loop is one process with one thread that imports what it needs, asks every check about each model in turn, and
 times it as its notebook does. The batch is `proofbook run` of the same models, ``--jobs`` at a time, its plan, displays
-and ledger included, the report not. Neither finds truth that was computed before. The loop runs twice, before and after
-the batch, so that a machine that gets busy slows both; its time is the mean.
+and ledger included, the report not: one at a time unless told otherwise, as the loop is, since cores share caches and
+memory, and of two processes each is slower than one alone, whatever they run. Neither finds truth that was computed
+before. The loop runs twice, before and after the batch, so that a machine that gets busy slows both; its time is the
+mean.
 
 Prints seconds and ends with one line of JSON: ``ratio`` is the batch's wall time times its jobs by the time of the
 loop, ``cells_ratio`` the time that the batch spent in cells by that of the loop: the rest is kernels and scheduling.
@@ -37,14 +39,18 @@ for name in models:
     measure(trial)
 """
 BATCH = "from proofbook.cli import main; main()"
-MODELS = ("bert", "distilbert", "gpt2", "llama", "opt", "t5", "vit", "resnet", "clip", "wav2vec2", "qwen2", "bart")
+MODELS = (
+    *("bert", "distilbert", "gpt2", "llama", "opt", "t5", "vit", "resnet", "clip", "wav2vec2", "qwen2", "bart"),
+    *("roberta", "electra", "gpt-neox", "mistral", "gemma", "pegasus", "mbart", "deit", "convnext", "swin", "siglip"),
+    "hubert",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=MODELS)
     parser.add_argument("--target", default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     with TemporaryDirectory() as made:
         loop = [LOOP, given.target, *given.model]
