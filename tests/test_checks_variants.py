@@ -28,6 +28,12 @@ def test_checks_follow_a_switch(model: str, variant: str, check: str) -> None:
     assert found.verdict is Verdict.PASS, found.detail
 
 
+def test_a_head_that_asks_for_what_only_training_has_is_left_out() -> None:
+    found = examine(CHECKS["heads"], Case("flava", variant="init_codebook=false"))
+    assert found.verdict is Verdict.SKIP
+    assert "mim_labels" in found.detail
+
+
 @pytest.mark.parametrize("check", ["gradients", "gradients-by-difference"])
 def test_a_model_that_refuses_float64_has_no_true_gradients(check: str) -> None:
     found = examine(CHECKS[check], Case("gpt2", variant="reorder_and_upcast_attn=true"))

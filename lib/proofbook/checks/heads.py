@@ -73,8 +73,8 @@ def heads(trial: Trial) -> Observation:
                 continue
             try:
                 found[name] = _of_head(trial, name, model, inputs)
-            except ValueError as reason:
-                if not _asks_for_more(kind, inputs, str(reason)):
+            except (ValueError, RuntimeError) as reason:
+                if not _asks_for_more(kind, inputs, reason):
                     raise
                 refused.append(f"{name}: {reason}")
     if not found:
@@ -191,9 +191,12 @@ def head_inputs(kind: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _asks_for_more(kind: Any, given: Mapping[str, Any], said: str) -> bool:
-    """Whether what a class said names an argument of its own that it was not given."""
-    return any(name in said for name in inspect.signature(kind.forward).parameters.keys() - given.keys())
+def _asks_for_more(kind: Any, given: Mapping[str, Any], refusal: Exception) -> bool:
+    """Whether what a class said names an argument of its own that it was not given; as code, if it is an error that
+    torch raises as well."""
+    quote = "" if isinstance(refusal, ValueError) else "`"
+    missing = inspect.signature(kind.forward).parameters.keys() - given.keys()
+    return any(f"{quote}{name}{quote}" in str(refusal) for name in missing)
 
 
 def _labels(shape: Sequence[int], mask: Any) -> Tensor:
