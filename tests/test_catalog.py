@@ -29,8 +29,9 @@ def test_a_file_that_changes_is_read_again(params: Path) -> None:
     before = load_catalog(params)
     assert load_catalog(params) is before
     targets = params / "targets.yaml"
-    targets.write_text(targets.read_text().replace("mps-fp16:", "mps-half:"))
-    assert "mps-half" in load_catalog(params).targets
+    added = "  cpu-half: {device: cpu, dtype: float16, description: eager torch on the CPU in float16}\n"
+    targets.write_text(targets.read_text() + added)
+    assert "cpu-half" in load_catalog(params).targets
 
 
 def test_every_category_has_its_notebook_and_its_file() -> None:
