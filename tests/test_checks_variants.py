@@ -2,11 +2,10 @@
 
 import pytest
 
-from proofbook.checks.registry import examine, registered
+from proofbook.checks.registry import examine
 from proofbook.verdict import Verdict
 from proofbook.workbook.case import Case
-
-CHECKS = {check.name: check for check in registered()}
+from test_checks import CHECKS
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers.cache_utils import QuantizedCache
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from proofbook.checks.localise import Execution, Step, first_divergence, operators, steepest, walk
@@ -147,6 +148,23 @@ def test_a_layer_that_mixes_its_tokens_is_named(name: str, monkeypatch: pytest.M
 
     monkeypatch.setattr(LlamaAttention, "forward", mixing)
     seen = CHECKS[name].function(Case("llama"))
+    assert not seen.passed and seen.executions is not None
+    found = first_divergence(walk(*seen.executions()), floor=1e-5)
+    assert found is not None and found.name == "model.layers.1.self_attn"
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_layer_that_reads_a_quantised_cache_otherwise_is_named(behind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = LlamaAttention.forward
+
+    @wraps(attend)
+    def scaled(self: Any, hidden_states: torch.Tensor, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        wrong = isinstance(past_key_values, QuantizedCache) and (hidden_states.shape[1] == 1) is behind
+        found, *more = attend(self, hidden_states, *args, past_key_values=past_key_values, **kwargs)
+        return (found * (1 + self.layer_idx * wrong), *more)
+
+    monkeypatch.setattr(LlamaAttention, "forward", scaled)
+    seen = CHECKS["quantised-cache"].function(Case("llama"))
     assert not seen.passed and seen.executions is not None
     found = first_divergence(walk(*seen.executions()), floor=1e-5)
     assert found is not None and found.name == "model.layers.1.self_attn"

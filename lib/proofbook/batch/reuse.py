@@ -112,7 +112,7 @@ class Keys:
         return [
             (one.model_dump(mode="json"), [fault.expires >= self._today for fault in one.known_faults])
             for one in self._catalog.switched
-            if model.model_type in (one.types or (model.model_type,))
+            if one.concerns(model)
         ]
 
     def _stamped(self) -> list[tuple[int, int] | None]:

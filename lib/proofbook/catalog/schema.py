@@ -224,6 +224,10 @@ class Switched(Entry):
             raise ValueError("what shows in variants needs one of: idle, known_faults")
         return self
 
+    def concerns(self, model: Model) -> bool:
+        """Whether it may show in variants of a model."""
+        return not self.types or model.model_type in self.types
+
 
 class Target(Entry):
     """A hardware target: device × runtime × dtype, and the dtypes of quantised weights and activations."""

@@ -1,7 +1,7 @@
 """Does a decoder with a cache give what it gives without one?"""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -128,56 +128,65 @@ def _quantised(
 ) -> tuple[list[Comparison], float, list[tuple[Execution, Execution]]]:
     """Scores read with a quantised cache, held against those read with one that holds what it handed back; the
     largest rounding of that, as a share of what the bits allow; and the calls whose scores part."""
-    ready, text = decoder.length - SINGLE, trial.config.get_text_config(decoder=True)
-    if ready < decoder.begin:
-        raise NotApplicable("too few tokens behind the prompt's picture or sound")
-    with evidence(**_evidence_of(decoder, backend)):
-        scores, _ = decoder.step(quantised_or_refused(backend, text), 0, ready)
-    comparisons = trial.agree({"logits": scores}, {"logits": decoder.whole[:, :ready]}, f", {backend}, first part")
-    apart, worst = list[tuple[Execution, Execution]](), 0.0
-    if not comparisons[0].passed:
-        apart.append((decoder.behind(lambda: quantised(backend, text), 0, ready), decoder.at_once(0, ready)))
-    for stored, at in enumerate(range(ready, decoder.length), 1):
+    text = trial.config.get_text_config(decoder=True)
+    comparisons, apart, worst = list[Comparison](), list[tuple[Execution, Execution]](), 0.0
+    for stored, (start, stop, watched, inputs) in enumerate(_quantised_parts(decoder, backend)):
         with evidence(**_evidence_of(decoder, backend)):
-            watched, inputs = _quantised_before(decoder, backend, at)
-            scores, _ = decoder.step(watched.cache, at, at + 1, inputs)
-        if not watched.kept:
-            raise NotApplicable("it keeps keys and values in no layer of the cache that it is given")
-        expected, _ = decoder.step(watched.replayed(text, trial.model.dtype), at, at + 1, inputs)
-        comparisons += trial.agree({"logits": scores}, {"logits": expected}, f", {backend}, token {at}")
+            scores, _ = decoder.step(watched.cache, start, stop, inputs)
+        expected, note = decoder.whole[:, :stop], "first part"
+        if start:
+            if not watched.kept:
+                raise NotApplicable("it keeps keys and values in no layer of the cache that it is given")
+            replayed = watched.replayed(text, trial.model.dtype)
+            (expected, _), note = decoder.step(replayed, start, stop, inputs), f"token {start}"
+            worst = max([worst, *(one.deviation(backend, stored) for pair in watched.kept.values() for one in pair)])
+        comparisons += trial.agree({"logits": scores}, {"logits": expected}, f", {backend}, {note}")
         if not comparisons[-1].passed:
-            apart.append(_beside_replayed(decoder, backend, at))
-        worst = max([worst, *(one.deviation(backend, stored) for pair in watched.kept.values() for one in pair)])
+            apart.append(_quantised_apart(decoder, backend, start, stop))
     return comparisons, worst, apart
 
 
-def _quantised_before(decoder: Decoder, backend: str, at: int) -> tuple[Watched, Mapping[str, Any]]:
-    """A quantised cache of the tokens before one, and the prompts that it goes on with: the last token is read by rows
-    in other places."""
+def _quantised_parts(decoder: Decoder, backend: str) -> Iterator[tuple[int, int, Watched, Mapping[str, Any]]]:
+    """Where each part of the prompt begins and ends, with the quantised cache of those before, which whoever asks reads
+    it with, and the prompts that it is of: all tokens but some, then these one by one, the last by rows in other
+    places."""
+    ready, end = decoder.length - SINGLE, decoder.length
+    if ready < decoder.begin:
+        raise NotApplicable("too few tokens behind the prompt's picture or sound")
     watched = Watched(quantised_or_refused(backend, decoder.trial.config.get_text_config(decoder=True)))
-    for start, stop in pairwise([0, *range(decoder.length - SINGLE, at + 1)]):
-        decoder.step(watched.cache, start, stop)
-    watched.updated.clear()
-    if at < decoder.length - 1:
-        return watched, decoder.reading
-    order = torch.arange(len(decoder.prompt[decoder.stream.tokens])).roll(1)
-    watched.reorder(order.to(decoder.trial.session.device))
-    return watched, rows_of(decoder.reading, order)
+    inputs = decoder.reading
+    for start, stop in pairwise([0, *range(ready, end + 1)]):
+        if stop == end:
+            order = torch.arange(len(decoder.prompt[decoder.stream.tokens])).roll(1)
+            watched.reorder(order.to(decoder.trial.session.device))
+            inputs = rows_of(inputs, order)
+        watched.updated.clear()
+        yield start, stop, watched, inputs
 
 
-def _beside_replayed(decoder: Decoder, backend: str, at: int) -> tuple[Execution, Execution]:
-    """The call that reads a token behind a quantised cache, and behind a plain one of what that hands out."""
-    inputs = _quantised_before(decoder, backend, at)[1]
+def _quantised_before(decoder: Decoder, backend: str, at: int) -> tuple[Watched, Mapping[str, Any]]:
+    """The quantised cache of the tokens before one, and the prompts that it goes on with."""
+    for start, stop, watched, inputs in _quantised_parts(decoder, backend):
+        if start == at:
+            return watched, inputs
+        decoder.step(watched.cache, start, stop, inputs)
+    raise LookupError(f"no part of the prompt begins at token {at}")
+
+
+def _quantised_apart(decoder: Decoder, backend: str, start: int, stop: int) -> tuple[Execution, Execution]:
+    """The call that reads a part behind a quantised cache, and behind a plain one of what that hands out; the first
+    part, and the same tokens at once."""
+    inputs = _quantised_before(decoder, backend, start)[1]
+    actual = decoder.behind(lambda: _quantised_before(decoder, backend, start)[0].cache, start, stop, inputs)
+    if not start:
+        return actual, decoder.at_once(start, stop)
 
     def replayed() -> Any:
-        watched, _ = _quantised_before(decoder, backend, at)
-        decoder.step(watched.cache, at, at + 1, inputs)
+        watched, _ = _quantised_before(decoder, backend, start)
+        decoder.step(watched.cache, start, stop, inputs)
         return watched.replayed(decoder.trial.config.get_text_config(decoder=True), decoder.trial.model.dtype)
 
-    return (
-        decoder.behind(lambda: _quantised_before(decoder, backend, at)[0].cache, at, at + 1, inputs),
-        decoder.behind(replayed, at, at + 1, inputs),
-    )
+    return actual, decoder.behind(replayed, start, stop, inputs)
 
 
 def _evidence_of(decoder: Decoder, backend: str) -> dict[str, Any]:

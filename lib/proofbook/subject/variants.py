@@ -66,7 +66,7 @@ def with_variant(spec: Model, variant: str, switched: Iterable[Switched] = ()) -
     changes = _nested(values)
     tiny = spec.tiny or Exception_(reason="a variant of the configuration", config=changes)
     merged = tiny.model_copy(update={"config": _merged(tiny.config, changes)})
-    shown = [one for one in switched if spec.model_type in (one.types or (spec.model_type,)) and _holds(one, values)]
+    shown = [one for one in switched if one.concerns(spec) and _holds(one, values)]
     hidden = {"shows": "sometimes"}
     faults = [fault for one in shown for fault in one.known_faults]
     faults += [fault.model_copy(update=hidden) for fault in spec.known_faults]
